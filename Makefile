@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# make demo    two photographs through a GNU Radio channel, and a contact sheet of what arrived
+# make test    everything that is tested
+# make bench   speed and memory, as a table
+# make grc     gnuradio-companion with these blocks
+# make lint    style
+# make install the blocks into the system's GNU Radio (sudo)
+#
+# Each does the set-up that it needs, once.
+
+VENV    ?= .venv
+BUILD   ?= build
+SYSTEM_PYTHON ?= /usr/bin/python3
+PYTHON  := $(VENV)/bin/python
+# Passed on to pip, for instance to choose a wheel of torch without CUDA.
+PIP_FLAGS ?=
+
+# The blocks from the build tree, on top of the system's GNU Radio.
+RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
+
+.PHONY: demo test bench grc lint install setup clean
+.DEFAULT_GOAL := demo
+
+demo: setup
+	@$(RUN) examples/demo.py
+
+test: setup
+	@$(RUN) -m pytest
+
+bench: setup
+	@$(RUN) tests/bench/codec_speed.py
+
+lint: setup
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+grc: setup
+	@PATH=$(abspath $(VENV))/bin:$$PATH PYTHONPATH=$(abspath $(BUILD))/test_modules \
+	  GRC_BLOCKS_PATH=$(abspath grc) gnuradio-companion examples/symbol_loopback.grc
+
+install: setup
+	cmake --install $(BUILD)
+
+clean:
+	rm -rf $(BUILD) $(VENV) demo
+
+setup: $(VENV)/.installed $(BUILD)/.built
+
+# GNU Radio comes from the distribution; apt only runs where something is missing.
+$(VENV)/.system:
+	@sh tools/system-packages.sh
+	@$(SYSTEM_PYTHON) -m venv --system-site-packages $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.system pyproject.toml constraints.txt
+	@echo "installing Python packages into $(VENV) …"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BUILD)/.built: $(VENV)/.system CMakeLists.txt $(shell find python grc cmake -type f -not -name '*.pyc')
+	@cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(SYSTEM_PYTHON) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@cmake --build $(BUILD) >> $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@mv $(BUILD).log $(BUILD)/make.log
+	@touch $@

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""GNU Radio blocks for diffusion-aided joint source-channel coding of pictures.
+
+Each block adapts streams, tags and messages to a call into the package `diffjscc`; importing them does not import torch.
+"""
+
+from .image_file_sink import image_file_sink
+from .jscc_decoder import jscc_decoder
+from .jscc_encoder import jscc_encoder
+from .jscc_sink import jscc_sink
+from .jscc_source import jscc_source
+
+__all__ = ["image_file_sink", "jscc_decoder", "jscc_encoder", "jscc_sink", "jscc_source"]

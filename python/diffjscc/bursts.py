@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a stream of tagged symbols to whole bursts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pmt
+
+from diffjscc.symbols import ImageHeader
+
+from .pdus import HEADER_TAG, SNR_TAG, header_from_pmt
+
+_HEADER = pmt.symbol_to_string(HEADER_TAG)
+_SNR = pmt.symbol_to_string(SNR_TAG)
+
+
+@dataclass
+class Burst:
+    """The symbols of one picture as they came.
+
+    header   what the burst's tag said; None where it could not be believed, and ``problem`` tells why
+    values   complex64, fewer than the header's where the tail was lost
+    snr_db   from the SNR tag, None where there was none
+    """
+
+    header: ImageHeader | None
+    values: np.ndarray
+    snr_db: float | None = None
+    problem: str | None = None
+
+
+class BurstAssembler:
+    """Cuts a symbol stream into bursts. A burst begins at an item with a header tag.
+
+    It ends when the symbols that its length tag announces are there (without one, the header's number), or where the
+    next burst begins: its tail was lost then. Symbols outside a burst are counted in ``stray``. Symbols of a burst that
+    cannot be believed are passed over, not kept, so that no header can make memory grow.
+    """
+
+    def __init__(self, length_tag):
+        self._length_tag = length_tag
+        self._open = None
+        self._parts, self._missing = [], 0
+        self.stray = 0
+
+    def push(self, items, offset, tags):
+        """The bursts that end within ``items``.
+
+        offset   absolute index of the first item
+        tags     GNU Radio tags in this window
+        """
+        ended = []
+        starts = self._starts(tags, offset)
+        position = 0
+        while position < len(items):
+            if position in starts:
+                if self._open is not None:
+                    ended.append(self._close())
+                self._begin(starts.pop(position))
+            limit = min(starts, default=len(items))
+            taken = min(self._missing, limit - position)
+            if self._open is None:
+                self.stray += limit - position
+                taken = limit - position
+            elif self._open.problem is None:
+                self._parts.append(np.array(items[position : position + taken]))
+            position += taken
+            self._missing = max(0, self._missing - taken)
+            if self._open is not None and self._missing == 0:
+                ended.append(self._close())
+        return ended
+
+    def flush(self):
+        """The burst that is still open, without its tail; None if there is none."""
+        return self._close() if self._open is not None else None
+
+    def _starts(self, tags, offset):
+        """{position: {key: value}} of the items that carry a header tag."""
+        at = {}
+        for tag in tags:
+            at.setdefault(tag.offset - offset, {})[pmt.symbol_to_string(tag.key)] = tag.value
+        return {position: values for position, values in at.items() if _HEADER in values}
+
+    def _begin(self, tags):
+        length = tags.get(self._length_tag)
+        length = pmt.to_long(length) if length is not None and pmt.is_integer(length) else None
+        snr_db = tags.get(_SNR)
+        snr_db = pmt.to_double(snr_db) if snr_db is not None and pmt.is_real(snr_db) else None
+        burst = Burst(None, np.zeros(0, np.complex64), snr_db)
+        try:
+            burst.header = header_from_pmt(tags[_HEADER])
+            expected = burst.header.symbol_count
+            if length is not None and length > expected:
+                raise ValueError(f"burst of {length} symbols, but its header asks for {expected}")
+        except ValueError as error:
+            burst.header, burst.problem, expected = None, str(error), 1
+        self._open, self._parts = burst, []
+        self._missing = max(1, expected if length is None else length)
+
+    def _close(self):
+        burst, self._open = self._open, None
+        if self._parts:
+            burst.values = np.concatenate(self._parts)
+        self._parts, self._missing = [], 0
+        return burst

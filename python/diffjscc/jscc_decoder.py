@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Symbol PDUs in, image PDUs out."""
+
+import pmt
+from gnuradio import gr
+
+from diffjscc.symbols import ImageHeader
+
+from .pdus import image_to_pdu, received_metadata, symbols_from_pdu
+from .receiver import Counters, Dropped, Receiver
+
+
+class jscc_decoder(gr.basic_block):
+    """Decodes pictures for those who do their own framing.
+
+    Input, message port ``symbols``: {the fields of ImageHeader, snr_db (optional)} · c32vector, unit mean power, gain 1.
+    Output, message port ``images``: {image_id, width, height, model, rate, tx_snr_db, snr_db, truncated,
+    stage: "initial"} · u8vector RGB.
+
+    model    codec that bursts must name, by name or folder; "" for whichever installed model they name
+    snr_db   SNR at the receiver, dB; None: from the metadata, else estimated from the symbols' power
+    device   where to decode: cpu, cuda, …
+
+    Decoding runs in the block's own thread, a message at a time. What cannot be decoded is counted, logged and dropped.
+    """
+
+    def __init__(self, model="lite", snr_db=None, device="cpu"):
+        gr.basic_block.__init__(self, name="jscc_decoder", in_sig=None, out_sig=None)
+        self._receiver = Receiver(model, snr_db, device)
+        self._counters = Counters()
+        self._images = pmt.intern("images")
+        self.message_port_register_in(pmt.intern("symbols"))
+        self.message_port_register_out(self._images)
+        self.set_msg_handler(pmt.intern("symbols"), self._decode)
+
+    def set_snr_db(self, snr_db):
+        """Changes the SNR, dB, from the next picture on; None estimates it."""
+        self._receiver.set_snr_db(snr_db)
+
+    def counters(self):
+        """{"received", "decoded", "truncated", "dropped": {reason: messages}}."""
+        return self._counters.snapshot()
+
+    def _decode(self, message):
+        self._counters.count("received")
+        # An exception in a message handler would end the flowgraph.
+        try:
+            try:
+                values, metadata = symbols_from_pdu(message)
+                header = ImageHeader.from_dict(metadata)
+            except ValueError as error:
+                raise Dropped("header", str(error)) from None
+            pixels, snr_db, truncated = self._receiver.decode(values, header, metadata.get("snr_db"))
+        except Exception as error:
+            self._counters.drop(error.reason if isinstance(error, Dropped) else "error")
+            self.logger.warn(f"symbols dropped: {error}")
+            return
+        self._counters.count("decoded")
+        self._counters.count("truncated", int(truncated))
+        self.message_port_pub(self._images, image_to_pdu(pixels, received_metadata(header, snr_db, truncated)))

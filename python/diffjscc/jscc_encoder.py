@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Image PDUs in, symbol PDUs out."""
+
+import pmt
+from gnuradio import gr
+
+from .pdus import image_from_pdu, symbols_to_pdu
+from .transmitter import Transmitter
+
+
+class jscc_encoder(gr.basic_block):
+    """Encodes pictures for those who do their own framing.
+
+    Input, message port ``images``: {width, height} · u8vector RGB.
+    Output, message port ``symbols``: {the fields of ImageHeader} · c32vector, mean |y|² = 1.
+
+    model        codec, by name or folder
+    rate         channel uses per pixel, such as "1/128"
+    snr_db       the SNR to encode for, dB
+    device       where to encode: cpu, cuda, …
+
+    Encoding runs in the block's own thread, a message at a time. What is not a picture is counted, logged and dropped.
+    Raises ValueError for a model, rate or SNR that does not exist.
+    """
+
+    def __init__(self, model="lite", rate="1/128", snr_db=1.0, device="cpu"):
+        gr.basic_block.__init__(self, name="jscc_encoder", in_sig=None, out_sig=None)
+        self._transmitter = Transmitter(model, rate, snr_db, device)
+        self._sent = self._skipped = 0
+        self._symbols = pmt.intern("symbols")
+        self.message_port_register_in(pmt.intern("images"))
+        self.message_port_register_out(self._symbols)
+        self.set_msg_handler(pmt.intern("images"), self._encode)
+
+    def set_rate(self, rate):
+        """Changes the rate from the next picture on. Raises ValueError, and keeps the old one, where the model lacks it."""
+        self._transmitter.set_rate(rate)
+
+    def set_snr_db(self, snr_db):
+        """Changes the SNR, dB, from the next picture on. Raises ValueError, and keeps the old one, unless finite."""
+        self._transmitter.set_snr_db(snr_db)
+
+    def counters(self):
+        """{"sent": pictures encoded, "skipped": messages that were no picture or could not be encoded}."""
+        return {"sent": self._sent, "skipped": self._skipped}
+
+    def _encode(self, message):
+        # An exception in a message handler would end the flowgraph.
+        try:
+            pixels, _ = image_from_pdu(message)
+            symbols = self._transmitter.encode(pixels)
+        except Exception as error:
+            self._skipped += 1
+            self.logger.warn(f"picture skipped: {error}")
+            return
+        self._sent += 1
+        self.message_port_pub(self._symbols, symbols_to_pdu(symbols.values, symbols.header.to_dict()))

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures, symbols and headers as PMTs.
+
+image PDU    metadata (image_id, width, height, …) · u8vector, RGB, row by row
+symbol PDU   metadata (the fields of `ImageHeader`, and snr_db once received) · c32vector
+burst        the fields of `ImageHeader` as a dictionary, in a tag on the first symbol
+"""
+
+import numpy as np
+import pmt
+
+from diffjscc.symbols import MAX_PIXELS, ImageHeader
+
+#: Key of the tag that carries a burst's ImageHeader.
+HEADER_TAG = pmt.intern("image_header")
+
+#: Key of the optional tag that tells a burst's SNR at the receiver, dB.
+SNR_TAG = pmt.intern("snr_db")
+
+#: Name of the tag that carries a burst's length, as GNU Radio's own blocks call it.
+LENGTH_TAG = "packet_len"
+
+
+def header_to_pmt(header):
+    """ImageHeader → PMT dictionary."""
+    return pmt.to_pmt(header.to_dict())
+
+
+def header_from_pmt(message):
+    """PMT dictionary → ImageHeader. Raises ValueError where it is not one."""
+    return ImageHeader.from_dict(metadata_from_pmt(message))
+
+
+def received_metadata(header, snr_db, truncated):
+    """Metadata of a decoded picture's PDU."""
+    return header.to_dict() | {"snr_db": snr_db, "truncated": truncated, "stage": "initial"}
+
+
+def metadata_from_pmt(message):
+    """PMT dictionary → dict. Raises ValueError for anything else; an empty one may also be PMT_NIL."""
+    # pmt.is_dict says yes to any pair, and to_python then throws whatever it meets.
+    try:
+        metadata = pmt.to_python(message) if not pmt.is_null(message) else {}
+    except Exception as error:
+        raise ValueError(f"metadata cannot be read as a dictionary ({error})") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata is {type(metadata).__name__}: expected a dictionary")
+    return metadata
+
+
+def image_to_pdu(pixels, metadata):
+    """uint8 (H, W, 3) and a dict → image PDU; width and height are filled in."""
+    height, width = pixels.shape[:2]
+    body = pmt.init_u8vector(pixels.size, np.ascontiguousarray(pixels).reshape(-1))
+    return pmt.cons(pmt.to_pmt({**metadata, "width": width, "height": height}), body)
+
+
+def image_from_pdu(message):
+    """Image PDU → (pixels uint8 (H, W, 3), metadata). Raises ValueError where it is not one."""
+    metadata, body = _split(message)
+    if not pmt.is_u8vector(body):
+        raise ValueError("image PDU does not hold a u8vector of RGB bytes")
+    try:
+        width, height = int(metadata["width"]), int(metadata["height"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("image PDU lacks width and height in its metadata") from None
+    size = pmt.length(body)
+    if min(width, height) < 1 or width * height > MAX_PIXELS or size != width * height * 3:
+        raise ValueError(f"image PDU says {width}×{height} but holds {size} bytes: expected width × height × 3")
+    pixels = np.array(pmt.u8vector_elements(body), np.uint8)
+    return pixels.reshape(height, width, 3), metadata
+
+
+def symbols_to_pdu(values, metadata):
+    """complex64 (K,) and a dict → symbol PDU."""
+    return pmt.cons(pmt.to_pmt(metadata), pmt.init_c32vector(len(values), np.ascontiguousarray(values, np.complex64)))
+
+
+def symbols_from_pdu(message):
+    """Symbol PDU → (complex64 (K,), metadata). Raises ValueError where it is not one."""
+    metadata, body = _split(message)
+    if not pmt.is_c32vector(body):
+        raise ValueError("symbol PDU does not hold a c32vector")
+    return np.array(pmt.c32vector_elements(body), np.complex64), metadata
+
+
+def _split(message):
+    if not pmt.is_pair(message):
+        raise ValueError("message is not a PDU: expected a pair of metadata and vector")
+    return metadata_from_pmt(pmt.car(message)), pmt.cdr(message)

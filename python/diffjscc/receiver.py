@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bursts to pictures, with an account of every one: what jscc_sink and jscc_decoder share."""
+
+import collections
+import math
+import threading
+
+import numpy as np
+
+from diffjscc.snr import estimate_snr_db
+from diffjscc.symbols import ImageHeader, Reception, parse_snr_db
+
+#: A burst of which less than this share arrived is not worth decoding.
+MIN_SHARE = 0.1
+
+
+class Dropped(Exception):
+    """A burst that cannot be decoded. ``reason`` is its counter's name, the message one line for the log."""
+
+    def __init__(self, reason, message):
+        super().__init__(message)
+        self.reason = reason
+
+
+class Counters:
+    """received, decoded, truncated, and dropped by reason; counted from any thread."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._counts = collections.Counter()
+        self._dropped = collections.Counter()
+
+    def count(self, name, number=1):
+        with self._lock:
+            self._counts[name] += number
+
+    def drop(self, reason):
+        with self._lock:
+            self._dropped[reason] += 1
+
+    def snapshot(self):
+        """{"received": n, "decoded": n, "truncated": n, "dropped": {reason: n, …}}."""
+        with self._lock:
+            return {name: self._counts[name] for name in ("received", "decoded", "truncated")} | {"dropped": dict(self._dropped)}
+
+
+class Receiver:
+    """Decodes what bursts hold; loads codecs when the first burst asks for them.
+
+    model    the codec that bursts must name, by name or folder; "" for whichever installed model they name
+    snr_db   SNR at the receiver, dB; None to take the burst's own tag, or to estimate it from the symbols
+    device   where to decode, as torch writes it
+    """
+
+    def __init__(self, model, snr_db, device):
+        self._model, self._device = str(model), device
+        self._codecs = {}
+        self.set_snr_db(snr_db)
+
+    def set_snr_db(self, snr_db):
+        self.snr_db = None if snr_db is None else parse_snr_db(snr_db)
+
+    def decode(self, values, header: ImageHeader, snr_db=None):
+        """complex64 (≤ K,) → (pixels uint8 (H, W, 3), SNR in dB, truncated). Raises Dropped."""
+        from diffjscc.images import to_pixels
+
+        expected = header.symbol_count
+        if len(values) > expected:
+            raise Dropped("length", f"burst of {len(values)} symbols, but its header asks for {expected}")
+        if len(values) < MIN_SHARE * expected:
+            raise Dropped("too short", f"only {len(values)} of the picture's {expected} symbols arrived")
+        codec = self._codec(header.model)
+        snr_db = self._snr_db(values, snr_db)
+        # A lost tail is an erasure: the picture is decoded from the rest.
+        noise_var = np.full(expected, np.inf, np.float32)
+        noise_var[: len(values)] = 10 ** (-snr_db / 10)
+        padded = np.zeros(expected, np.complex64)
+        padded[: len(values)] = values
+        try:
+            image = codec.decode(Reception(padded, noise_var, snr_db), header)
+        except ValueError as error:
+            raise Dropped("header", str(error)) from None
+        return to_pixels(image), snr_db, len(values) < expected
+
+    def _snr_db(self, values, tagged):
+        if self.snr_db is not None:
+            return self.snr_db
+        if tagged is not None and math.isfinite(tagged):
+            return tagged
+        return estimate_snr_db(values)
+
+    def _codec(self, name):
+        from diffjscc.hub import find_model, list_models, load_codec
+
+        if name in self._codecs:
+            return self._codecs[name]
+        if self._model:
+            expected = find_model(self._model).name
+            if name != expected:
+                raise Dropped("model", f"burst was encoded by model '{name}', this receiver decodes '{expected}'")
+            self._codecs[name] = load_codec(self._model, self._device)
+        else:
+            # Names from the air are looked up among installed models only; they never become paths.
+            if name not in {entry.name for entry in list_models()}:
+                raise Dropped("model", f"burst was encoded by model '{name}', which is not installed: see `diffjscc models`")
+            self._codecs[name] = load_codec(name, self._device)
+        return self._codecs[name]

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures to symbols: what jscc_source and jscc_encoder share."""
+
+from diffjscc.hub import find_model, model_rates
+from diffjscc.symbols import parse_rate, parse_snr_db
+
+
+class Transmitter:
+    """Encodes pictures with settings that may change between them; loads the codec at the first picture.
+
+    Raises ValueError at once for a model that does not exist, a rate that it lacks or an SNR that is not finite.
+    """
+
+    def __init__(self, model, rate, snr_db, device):
+        entry = find_model(model)
+        self._model, self._name, self._rates, self._device = model, entry.name, model_rates(entry.config), device
+        self._codec = None
+        self._next_id = 0
+        self.set_rate(rate)
+        self.set_snr_db(snr_db)
+
+    def set_rate(self, rate):
+        rate = parse_rate(rate)
+        if rate not in self._rates:
+            raise ValueError(
+                f"rate {rate} is not one that model '{self._name}' has: choose from {', '.join(map(str, self._rates))}"
+            )
+        self.rate = rate
+
+    def set_snr_db(self, snr_db):
+        self.snr_db = parse_snr_db(snr_db)
+
+    def encode(self, pixels):
+        """uint8 (H, W, 3) → Symbols; image ids count up from 0. Raises ValueError for a picture too small or too large."""
+        from diffjscc.hub import load_codec
+        from diffjscc.images import to_tensor
+
+        if self._codec is None:
+            self._codec = load_codec(self._model, self._device)
+        symbols = self._codec.encode(to_tensor(pixels), self.snr_db, self.rate, image_id=self._next_id)
+        self._next_id = (self._next_id + 1) % (1 << 32)
+        return symbols

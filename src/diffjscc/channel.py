@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Channels for training and for scripts: differentiable in the sent symbols, seeded by a generator.
+
+The noise variance σ² is that of a *complex* symbol, σ²/2 in each real dimension; γ = P/σ² with P = 1 (paper, eq. 6).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .symbols import Reception, Symbols, parse_snr_db
+
+CHANNELS = ("awgn", "rayleigh")
+
+
+def noise_variance(snr_db: Tensor) -> Tensor:
+    """σ² of a complex symbol of unit power at SNR γ dB."""
+    return 10 ** (-snr_db / 10)
+
+
+def complex_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """w ~ CN(0, 1), complex64, with the shape of ``like``."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, dtype=torch.complex64, device=device, generator=generator).to(like.device)
+
+
+def awgn(symbols: Tensor, snr_db: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """ŷ = y + w, w ~ CN(0, σ²).
+
+    symbols   complex (N, …), unit mean power
+    snr_db    (N,)
+    """
+    sigma = noise_variance(snr_db).sqrt().reshape(-1, *(1,) * (symbols.ndim - 1))
+    return symbols + sigma * complex_noise(symbols, generator)
+
+
+def draw_gain(channel: str, seed: int) -> complex:
+    """The gain h that one picture meets: 1 on "awgn", h ~ CN(0, 1) on "rayleigh" (slow, flat fading).
+
+    Raises ValueError for another channel.
+    """
+    if channel not in CHANNELS:
+        raise ValueError(f"channel {channel!r} is not one of {', '.join(CHANNELS)}")
+    if channel == "awgn":
+        return 1.0
+    return complex(torch.randn(1, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed)))
+
+
+def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0) -> Reception:
+    """One picture's symbols through ``gain`` and noise, then equalised by zero forcing: ŷ = (h·y + w) / h.
+
+    snr_db  P/σ², dB. After the equaliser the noise on every symbol has variance σ²/|h|².
+    seed    of the noise
+
+    Raises ValueError for an SNR that is not finite or a gain of zero.
+    """
+    snr_db = parse_snr_db(snr_db)
+    if gain == 0:
+        raise ValueError("gain = 0: nothing arrives; give a channel gain other than zero")
+    # Apart from the seeds of draw_gain, so that the noise is not the gain's next draw.
+    generator = torch.Generator().manual_seed((seed << 1) + 1)
+    sent = torch.from_numpy(symbols.values)[None] * gain
+    received = awgn(sent, torch.tensor([snr_db]), generator)[0] / gain
+    noise_var = np.full(len(symbols.values), 10 ** (-snr_db / 10) / abs(gain) ** 2, np.float32)
+    return Reception(received.numpy().astype(np.complex64), noise_var, snr_db, fading=gain)

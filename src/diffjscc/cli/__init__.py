@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The `diffjscc` command: parses, calls the library, prints. It has no logic of its own.
+
+Nothing here imports torch until a command runs, so that --help is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from . import evaluate, models, simulate, train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after one line on standard error for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="diffjscc",
+        description="Send pictures over noisy channels as analog symbols, and get them back degraded but never lost.",
+    )
+    parser.add_argument("--version", action="version", version=f"diffjscc {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (simulate, models, evaluate, train):
+        module.add_command(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except ValueError as error:
+        print(f"diffjscc: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("diffjscc: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that several commands share, and their types."""
+
+from __future__ import annotations
+
+import argparse
+from fractions import Fraction
+
+from ..hub import DEFAULT_CODEC
+from ..symbols import parse_rate, parse_snr_db
+
+
+def rate(text: str) -> Fraction:
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def snr_db(text: str) -> float:
+    try:
+        return parse_snr_db(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, … (default: %(default)s)")
+
+
+def add_channel(parser: argparse.ArgumentParser) -> None:
+    # Named here and not taken from diffjscc.channel, which imports torch.
+    parser.add_argument("--channel", choices=("awgn", "rayleigh"), default="awgn", help="channel model (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")

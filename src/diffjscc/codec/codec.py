@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one interface of the JSCC autoencoders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..images import pad_to_block
+from ..symbols import BLOCK, ImageHeader, Reception, Symbols, check_picture_size, parse_rate, parse_snr_db, rate_channels
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """What encoder and decoder know of the channel, a row a picture.
+
+    snr_db     float32 (N,): at the encoder the SNR asked for, at the decoder the SNR met
+    fading     complex64 (N,): the flat-fading gain h; 1 on AWGN
+    tx_snr_db  float32 (N,): the SNR that the encoder assumed, which the decoder reads in the header
+    """
+
+    snr_db: Tensor
+    fading: Tensor
+    tx_snr_db: Tensor
+
+    @classmethod
+    def awgn(cls, snr_db: Tensor, tx_snr_db: Tensor | None = None) -> ChannelState:
+        """The state of a channel that only adds noise; the encoder knew it unless ``tx_snr_db`` says otherwise."""
+        return cls(snr_db, torch.ones_like(snr_db, dtype=torch.complex64), snr_db if tx_snr_db is None else tx_snr_db)
+
+
+class Codec(nn.Module, ABC):
+    """A JSCC autoencoder: pictures to unit-power complex symbols, and back from noisy ones.
+
+        picture ─► pad to 16 ─► analyse ─► first C channels ─► mean |y|² = 1 ─► Symbols
+        picture ◄─ crop ◄───── synthesise ◄─ latent (N,C,H/16,W/16) ◄────────── Reception
+
+    A complex symbol is channel c + j·channel (c + C/2) at one latent position, the authors' pairing; symbols run
+    along rows, then columns, then channels. An architecture supplies `analyse` and `synthesise`.
+    """
+
+    #: Name in config.json.
+    architecture: ClassVar[str]
+
+    def __init__(self, rates: Sequence[str | Fraction], snr_range_db: tuple[float, float]):
+        super().__init__()
+        self.rates = tuple(sorted(parse_rate(rate) for rate in rates))
+        self.snr_range_db = tuple(snr_range_db)
+        #: Id that headers carry; `diffjscc.hub` sets it to the name the model was loaded by.
+        self.name = self.architecture
+
+    @abstractmethod
+    def analyse(self, images: Tensor, state: ChannelState, channels: Tensor) -> Tensor:
+        """images (N,3,H,W) in [0,1], sides multiples of 16; channels (N,) to be sent → latent (N,C,H/16,W/16), C ≥ any of them."""
+
+    @abstractmethod
+    def synthesise(self, latent: Tensor, reliability: Tensor, state: ChannelState, channels: Tensor) -> Tensor:
+        """latent (N,C,h,w), equalised, and the reliability 1/(1+σ²) of each value → images (N,3,16h,16w) in [0,1]."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict:
+        """What, with the weights, rebuilds this codec: the keyword arguments of its class."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.parameters() if p.ndim == 4)
+
+    def check_rate(self, rate: str | Fraction) -> Fraction:
+        """The rate as a Fraction. Raises ValueError where this model does not have it."""
+        rate = parse_rate(rate)
+        if rate not in self.rates:
+            raise ValueError(f"rate {rate} is not one that model '{self.name}' has: choose from {', '.join(map(str, self.rates))}")
+        return rate
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        images: Tensor,
+        snr_db: float,
+        rate: str | Fraction | None = None,
+        *,
+        image_id: int = 0,
+        fading: complex = 1.0,
+    ) -> Symbols | list[Symbols]:
+        """Pictures to channel symbols.
+
+        images    float (3, H, W), or (N, 3, H, W) for N pictures at once; RGB in [0, 1]; H, W ≥ 32
+        snr_db    the SNR to encode for, dB; outside the trained range the nearest end of it is used
+        rate      channel uses per pixel; default: the model's lowest
+        image_id  id of the first picture; the others of a batch count on from it
+        fading    the gain that a Rayleigh codec's transmitter is told
+
+        Returns Symbols, or a list of them for a batch. Raises ValueError for a rate that the model lacks, an SNR
+        that is not finite, or pictures of another shape, size or value.
+        """
+        rate = self.check_rate(self.rates[0] if rate is None else rate)
+        snr_db = parse_snr_db(snr_db)
+        if images.ndim not in (3, 4) or images.shape[-3] != 3 or not images.is_floating_point():
+            raise ValueError(f"picture is {images.dtype} {tuple(images.shape)}: expected float (3, H, W) or (N, 3, H, W)")
+        height, width = images.shape[-2:]
+        check_picture_size(width, height)
+        batch = images if images.ndim == 4 else images[None]
+        if not torch.isfinite(batch).all():
+            raise ValueError("picture holds NaN or infinite values: expected RGB in [0, 1]")
+        count = len(batch)
+        batch = pad_to_block(batch.to(self.device, torch.float32).clamp(0, 1))
+        state = ChannelState(
+            torch.full((count,), self._clamp_snr(snr_db), device=self.device),
+            torch.full((count,), fading, dtype=torch.complex64, device=self.device),
+            torch.full((count,), self._clamp_snr(snr_db), device=self.device),
+        )
+        channels = torch.full((count,), rate_channels(rate), device=self.device)
+        latent = self.analyse(self._network_input(batch), state, channels).float()
+        latent = normalise_power(latent[:, : rate_channels(rate)], channels)
+        values = latent_to_symbols(latent).cpu().numpy()
+        encoded = [Symbols(values[i], ImageHeader(image_id + i, width, height, self.name, rate, snr_db)) for i in range(count)]
+        return encoded if images.ndim == 4 else encoded[0]
+
+    @torch.inference_mode()
+    def decode(
+        self, receptions: Reception | Sequence[Reception], headers: ImageHeader | Sequence[ImageHeader]
+    ) -> Tensor | list[Tensor]:
+        """Received symbols to pictures, each symbol trusted as far as its noise variance allows.
+
+        One Reception and its header give one picture, float32 (3, H, W) in [0, 1]; sequences give a list, and pictures
+        of one size and rate run as one batch. Erased (noise variance +inf) and not finite symbols count as lost, and
+        the picture is decoded from the others. Where all variances are equal this is the plain decoder at that SNR.
+
+        Raises ValueError where the number of symbols is not the header's.
+        """
+        if isinstance(receptions, Reception):
+            return self.decode([receptions], [headers])[0]
+        groups: dict[tuple, list[int]] = {}
+        for index, header in enumerate(headers):
+            groups.setdefault((header.width, header.height, header.rate), []).append(index)
+        images: list[Tensor | None] = [None] * len(receptions)
+        for members in groups.values():
+            decoded = self._decode_batch([receptions[i] for i in members], [headers[i] for i in members])
+            for i, image in zip(members, decoded):
+                images[i] = image
+        return images
+
+    def _decode_batch(self, receptions: list[Reception], headers: list[ImageHeader]) -> Tensor:
+        header = headers[0]
+        channels = rate_channels(self.check_rate(header.rate))
+        for reception in receptions:
+            if len(reception.values) != header.symbol_count:
+                raise ValueError(
+                    f"burst has {len(reception.values)} symbols, but its header ({header.width}×{header.height}"
+                    f" at {header.rate}) asks for {header.symbol_count}"
+                )
+        values = np.stack([r.values for r in receptions])
+        noise_var = np.stack([r.noise_var for r in receptions])
+        lost = ~np.isfinite(values) | ~(noise_var >= 0)
+        values = torch.from_numpy(np.where(lost, 0, values).astype(np.complex64)).to(self.device)
+        reliability = torch.from_numpy(np.where(lost, 0, 1 / (1 + noise_var)).astype(np.float32)).to(self.device)
+        state = ChannelState(
+            torch.tensor([self._clamp_snr(r.snr_db) for r in receptions], device=self.device),
+            torch.tensor([r.fading for r in receptions], dtype=torch.complex64, device=self.device),
+            torch.tensor([self._clamp_snr(h.tx_snr_db) for h in headers], device=self.device),
+        )
+        grid = -(-header.height // BLOCK), -(-header.width // BLOCK)
+        latent = symbols_to_latent(values, channels, grid)
+        reliability = symbols_to_latent(torch.complex(reliability, reliability), channels, grid)
+        count = torch.full((len(receptions),), channels, device=self.device)
+        images = self.synthesise(latent, reliability, state, count).float().clamp(0, 1)
+        return images[..., : header.height, : header.width]
+
+    def _clamp_snr(self, snr_db: float) -> float:
+        low, high = self.snr_range_db
+        return min(max(snr_db, low), high)
+
+    def _network_input(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype, memory_format=torch.channels_last)
+
+
+def normalise_power(latent: Tensor, channels: Tensor) -> Tensor:
+    """Scales each picture's latent to mean |y|² = 1 over the symbols that it sends, and silences the rest.
+
+    latent (N,C,h,w) float32; channels (N,): how many of the C are sent, two real ones a complex symbol.
+    A latent that is all zero becomes symbols of equal power, so that the air never carries NaN.
+    """
+    sent = (torch.arange(latent.shape[1], device=latent.device)[None] < channels[:, None])[..., None, None]
+    # Scaled by the peak first: squares of very small or large values would leave float32's range.
+    latent = latent * sent
+    peak = latent.detach().abs().amax((1, 2, 3), keepdim=True)
+    flat = (peak == 0) | ~torch.isfinite(peak)
+    latent = torch.where(flat, sent.to(latent.dtype), latent / torch.where(flat, torch.ones_like(peak), peak))
+    symbols = channels[:, None, None, None] * (latent.shape[2] * latent.shape[3]) / 2
+    power = latent.square().sum((1, 2, 3), keepdim=True) / symbols
+    return latent * power.rsqrt()
+
+
+def latent_to_symbols(latent: Tensor) -> Tensor:
+    """latent (N,C,h,w) → complex64 (N, C·h·w/2): channel c with channel c + C/2."""
+    real, imaginary = latent.chunk(2, dim=1)
+    return torch.complex(real.contiguous(), imaginary.contiguous()).flatten(1)
+
+
+def symbols_to_latent(symbols: Tensor, channels: int, grid: tuple[int, int]) -> Tensor:
+    """complex (N, C·h·w/2) → latent float32 (N,C,h,w); the inverse of `latent_to_symbols`."""
+    symbols = symbols.reshape(-1, channels // 2, *grid)
+    return torch.cat((symbols.real, symbols.imag), dim=1)
+
+
+def weigh(latent: Tensor, reliability: Tensor) -> Tensor:
+    """Shrinks each value by its reliability relative to the picture's mean, for decoders that are told one SNR.
+
+    Values as reliable as the others pass unchanged, lost ones become zero. Both tensors (N,C,h,w).
+    """
+    received = (reliability > 0).sum((1, 2, 3), keepdim=True).clamp(min=1)
+    mean = reliability.sum((1, 2, 3), keepdim=True) / received
+    relative = reliability / mean.clamp(min=torch.finfo(reliability.dtype).tiny)
+    # Equal variances must leave the values bit for bit.
+    return torch.where((relative - 1).abs() < 1e-6, latent, latent * relative)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one place that turns a name or a path into a model.
+
+A model is a folder with config.json and model.safetensors. Names are looked up in $DIFFJSCC_MODELS (folders, separated as
+in $PATH), then in the user's cache, then among the models that come with the package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .symbols import parse_rate
+
+if TYPE_CHECKING:
+    import torch
+
+    from .codec import Codec
+
+DEFAULT_CODEC = "lite"
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be loaded: its name, its folder, its config.json, and the size of its weights in bytes."""
+
+    name: str
+    path: Path
+    config: dict
+    size: int
+
+
+def model_folders() -> list[Path]:
+    """Where names are looked up, first match first."""
+    package = Path(__file__).parent
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffjscc" / "models"
+    given = [Path(p) for p in os.environ.get("DIFFJSCC_MODELS", "").split(os.pathsep) if p]
+    # A wheel carries the models inside the package; a checkout has them beside src/.
+    return [p for p in (*given, cache, package / "models", package.parents[1] / "models") if p.is_dir()]
+
+
+def model_rates(config: dict) -> tuple[Fraction, ...]:
+    """The rates of a codec, from its config.json alone."""
+    return tuple(sorted(parse_rate(rate) for rate in config.get("rates") or [config["rate"]]))
+
+
+def list_models() -> list[ModelEntry]:
+    """Every model that has a name, in the order of lookup."""
+    found: dict[str, ModelEntry] = {}
+    for folder in model_folders():
+        for path in sorted(p for p in folder.iterdir() if (p / "config.json").is_file()):
+            found.setdefault(path.name, _entry(path))
+    return list(found.values())
+
+
+def find_model(name: str | os.PathLike) -> ModelEntry:
+    """The model of a name, or in a folder. Raises ValueError where there is none."""
+    for folder in model_folders():
+        if (folder / name / "config.json").is_file():
+            return _entry(folder / name)
+    if (Path(name) / "config.json").is_file():
+        return _entry(Path(name))
+    names = ", ".join(entry.name for entry in list_models()) or "none installed"
+    raise ValueError(f"model '{name}' is neither a known name ({names}) nor a folder with a config.json")
+
+
+def _entry(path: Path) -> ModelEntry:
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: not valid JSON ({error})") from None
+    weights = path / WEIGHTS
+    if not weights.is_file():
+        raise ValueError(f"model folder {path} lacks {WEIGHTS}")
+    return ModelEntry(path.resolve().name, path, config, weights.stat().st_size)
+
+
+def load_codec(
+    name: str | os.PathLike = DEFAULT_CODEC,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Codec:
+    """A codec ready to encode and decode.
+
+    name    a name of `diffjscc models`, or a folder
+    device  "cpu", "cuda", …
+    dtype   torch.float32 or torch.bfloat16; default: bfloat16 where the device computes in it natively
+
+    Raises ValueError where there is no such model or its weights do not fit its configuration.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    from .codec import build_codec
+
+    entry = find_model(name)
+    config = {k: v for k, v in entry.config.items() if not k.startswith("_")}
+    codec = build_codec(config)
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in load_file(entry.path / WEIGHTS).items()}
+    _check_weights(codec.state_dict(), weights, entry.path / WEIGHTS)
+    codec.load_state_dict(weights)
+    codec.name = entry.name
+    codec.eval().requires_grad_(False)
+    return codec.to(device, dtype or default_dtype(device)).to(memory_format=torch.channels_last)
+
+
+def _check_weights(expected: dict, given: dict, path: Path) -> None:
+    for kind, names in (("lacks", expected.keys() - given.keys()), ("has unknown", given.keys() - expected.keys())):
+        if names:
+            raise ValueError(f"{path} {kind} {len(names)} tensors, such as {min(names)}: it is not of this configuration")
+    for name, value in given.items():
+        if value.shape != expected[name].shape:
+            raise ValueError(
+                f"{path}: tensor {name} is {tuple(value.shape)}, the configuration asks for {tuple(expected[name].shape)}"
+            )
+
+
+def default_dtype(device: str | torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it natively, else float32."""
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def save_codec(codec: Codec, folder: str | os.PathLike) -> None:
+    """Writes config.json and model.safetensors, float16; each file appears whole or not at all."""
+    import torch
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in codec.state_dict().items()
+    }
+    for name, value in weights.items():
+        if not torch.isfinite(value.float()).all():
+            raise ValueError(f"tensor {name} does not fit float16: the training diverged")
+    partial = folder / f".{WEIGHTS}.part"
+    partial.write_bytes(save(weights, metadata={"format": "pt"}))
+    os.replace(partial, folder / WEIGHTS)
+    partial = folder / ".config.json.part"
+    partial.write_text(json.dumps({"architecture": codec.architecture, **codec.config}, indent=2) + "\n")
+    os.replace(partial, folder / "config.json")

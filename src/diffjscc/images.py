@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures in and out: files, uint8 arrays, and the float tensors that the networks speak.
+
+Inside, a picture is float32 (3, H, W), RGB in [0, 1]. At the edges it is uint8 (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .symbols import BLOCK, MAX_PIXELS, check_picture_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What a folder is searched for.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """The picture in a file as uint8 RGB (H, W, 3), upright as its EXIF orientation says.
+
+    Greyscale and palette pictures become RGB, transparency is laid over white, 16-bit greyscale is scaled to 8 bits.
+    Raises ValueError where the file is not a whole picture, or is too small or too large for a codec.
+    """
+    try:
+        with Image.open(path) as picture:
+            # Before the pixels are touched: a small file can claim an enormous picture.
+            check_picture_size(*picture.size)
+            picture.load()
+            return _as_rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{path}: not a picture that Pillow can read: give a {', '.join(s[1:].upper() for s in SUFFIXES[:5])} file"
+        ) from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path}: larger than {MAX_PIXELS / 1e6:.0f} megapixels: scale it down") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (OSError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path}: damaged or cut short ({error})") from None
+
+
+def _as_rgb(picture: Image.Image) -> np.ndarray:
+    if picture.mode in _SIXTEEN_BIT_MODES:
+        # Pillow's own conversion clips at 255 instead of scaling.
+        grey = np.asarray(picture).astype(np.int64).clip(0, 65535)
+        grey = ((grey + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.array(picture.convert("RGB"))
+
+
+def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Writes uint8 RGB (H, W, 3); the file appears whole or not at all. The suffix chooses the format."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            Image.fromarray(pixels).save(file, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def unused_path(folder: str | os.PathLike, stem: str, suffix: str = ".png") -> Path:
+    """folder/stem.png, or stem-2.png, stem-3.png, … where that is taken: a picture never overwrites another."""
+    path, number = Path(folder) / f"{stem}{suffix}", 2
+    while path.exists():
+        path, number = Path(folder) / f"{stem}-{number}{suffix}", number + 1
+    return path
+
+
+def find_images(source: str | os.PathLike) -> list[Path]:
+    """The picture files that a file name, a folder or a glob stands for, sorted.
+
+    In a folder, files that are not pictures by their suffix are passed over.
+    Raises ValueError where nothing is found.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ValueError(f"{source}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
+        return found
+    if path.exists():
+        return [path]
+    import glob
+
+    found = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())
+    if not found:
+        raise ValueError(f"{source}: no such file, folder or pattern")
+    return found
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) → float32 (3, H, W) in [0, 1]. Raises ValueError for any other array."""
+    import torch
+
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f"picture is {getattr(pixels, 'dtype', type(pixels))} {getattr(pixels, 'shape', '')}: expected uint8 (H, W, 3)"
+        )
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """float (3, H, W) in [0, 1] → uint8 (H, W, 3), rounded and clipped."""
+    return (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def pad_to_block(images: Tensor) -> Tensor:
+    """(N, 3, H, W) with both sides grown to multiples of 16 by repeating the last row and column."""
+    import torch.nn.functional as F
+
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures across whole flowgraphs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pmt
+import pytest
+from blocks.flowgraphs import MessageSink, wait_until
+from conftest import photograph
+from gnuradio import blocks, channels, diffjscc, gr, pdu
+from gnuradio.diffjscc.pdus import image_to_pdu
+
+from diffjscc.evaluate.metrics import psnr
+from diffjscc.images import read_image, to_pixels, to_tensor, write_image
+
+ROOT = Path(__file__).parents[2]
+
+
+def loopback(source, sink, snr_db=1.0):
+    """A flowgraph source → channel model → sink, and a MessageSink of its pictures."""
+    flowgraph = gr.top_block()
+    channel = channels.channel_model(noise_voltage=10 ** (-snr_db / 20), taps=[0, 0, 0, 1], noise_seed=1)
+    received = MessageSink()
+    flowgraph.connect(source, channel, sink)
+    flowgraph.msg_connect((sink, "images"), (received, "in"))
+    return flowgraph, received
+
+
+def test_a_folder_crosses_the_channel_and_every_picture_arrives_in_order(pictures, tmp_path):
+    source = diffjscc.jscc_source(str(pictures), rate="1/32", snr_db=7.0)
+    sink = diffjscc.jscc_sink(folder=str(tmp_path))
+    flowgraph, received = loopback(source, sink, snr_db=7.0)
+    flowgraph.run()
+    assert sink.counters() | {"stray": 0} == {"received": 3, "decoded": 3, "truncated": 0, "dropped": {}, "stray": 0}
+    assert source.counters() == {"sent": 3, "skipped": 0}
+    originals = [read_image(path) for path in sorted(pictures.iterdir())]
+    assert len(received.messages) == 3
+    for index, ((pixels, metadata), original) in enumerate(zip(received.pictures(), originals)):
+        assert metadata["image_id"] == index and metadata["stage"] == "initial" and metadata["rate"] == "1/32"
+        assert metadata["snr_db"] == pytest.approx(7.0, abs=1.5)
+        assert psnr(to_tensor(pixels), to_tensor(original)) > 17
+        assert np.array_equal(read_image(tmp_path / f"{index:06d}.png"), pixels)
+
+
+def test_the_flowgraph_gives_the_pictures_that_scripts_get(lite, pictures):
+    """Symbols from the block are the codec's own, and a clean channel gives the same picture."""
+    path = sorted(pictures.iterdir())[0]
+    source = diffjscc.jscc_source(str(path), rate="1/64", snr_db=10.0, guard=0)
+    probe = blocks.vector_sink_c()
+    flowgraph = gr.top_block()
+    flowgraph.connect(source, probe)
+    flowgraph.run()
+    symbols = lite.encode(to_tensor(read_image(path)), 10.0, "1/64")
+    sent = np.array(probe.data())
+    assert len(sent) == len(symbols.values)
+    assert np.mean(np.abs(sent) ** 2) == pytest.approx(1, abs=1e-5)
+    assert np.mean(np.abs(sent - symbols.values) ** 2) < 1e-3
+    tags = {pmt.symbol_to_string(tag.key): (tag.offset, pmt.to_python(tag.value)) for tag in probe.tags()}
+    assert tags == {"packet_len": (0, len(sent)), "image_header": (0, symbols.header.to_dict())}
+
+
+def test_rate_and_snr_change_while_running(pictures):
+    source = diffjscc.jscc_source(str(pictures), repeat=True, rate="1/128", snr_db=1.0)
+    sink = diffjscc.jscc_sink(snr_db=20.0)
+    flowgraph = gr.top_block()
+    received = MessageSink()
+    flowgraph.connect(source, blocks.throttle(gr.sizeof_gr_complex, 50e3), sink)
+    flowgraph.msg_connect((sink, "images"), (received, "in"))
+    flowgraph.start()
+    wait_until(lambda: len(received.messages) >= 2)
+    source.set_rate("1/64")
+    source.set_snr_db(9.0)
+    for call, wrong in ((source.set_rate, "1/3"), (source.set_rate, "1/256"), (source.set_snr_db, float("nan"))):
+        with pytest.raises(ValueError):
+            call(wrong)
+    wait_until(lambda: any(metadata["rate"] == "1/64" for _, metadata in received.pictures()))
+    flowgraph.stop()
+    flowgraph.wait()
+    changed = [metadata for _, metadata in received.pictures() if metadata["rate"] == "1/64"]
+    assert changed[-1]["tx_snr_db"] == 9.0
+    assert sink.counters()["dropped"] == {}
+
+
+def test_pictures_from_the_message_port_are_all_sent_before_the_flowgraph_ends():
+    pixels = to_pixels(photograph(64, 96))
+    source = diffjscc.jscc_source(rate="1/64")
+    sink = diffjscc.jscc_sink()
+    flowgraph, received = loopback(source, sink)
+    for index in range(5):
+        source.to_basic_block()._post(pmt.intern("images"), image_to_pdu(pixels, {"note": index}))
+    source.to_basic_block()._post(pmt.intern("images"), pmt.intern("nonsense"))
+    source.to_basic_block()._post(pmt.intern("images"), image_to_pdu(pixels[:8, :8], {}))
+    source.to_basic_block()._post(pmt.intern("system"), pmt.cons(pmt.intern("done"), pmt.from_long(1)))
+    flowgraph.run()
+    assert [metadata["image_id"] for _, metadata in received.pictures()] == [0, 1, 2, 3, 4]
+    assert source.counters() == {"sent": 5, "skipped": 2}
+
+
+def test_pdu_blocks_carry_pictures_through_stock_framing(tmp_path):
+    """image PDU → jscc_encoder → tagged stream and back → jscc_decoder → image_file_sink."""
+    encoder, decoder = diffjscc.jscc_encoder(rate="1/64", snr_db=5.0), diffjscc.jscc_decoder()
+    to_stream, to_pdu = pdu.pdu_to_tagged_stream(gr.types.complex_t), pdu.tagged_stream_to_pdu(gr.types.complex_t)
+    files, received = diffjscc.image_file_sink(str(tmp_path)), MessageSink()
+    flowgraph = gr.top_block()
+    flowgraph.msg_connect((encoder, "symbols"), (to_stream, "pdus"))
+    flowgraph.connect(to_stream, to_pdu)
+    flowgraph.msg_connect((to_pdu, "pdus"), (decoder, "symbols"))
+    flowgraph.msg_connect((decoder, "images"), (files, "images"))
+    flowgraph.msg_connect((decoder, "images"), (received, "in"))
+    pixels = to_pixels(photograph(128, 160))
+    flowgraph.start()
+    for message in (image_to_pdu(pixels, {}), pmt.PMT_NIL, image_to_pdu(pixels, {})):
+        encoder.to_basic_block()._post(pmt.intern("images"), message)
+    wait_until(lambda: len(received.messages) == 2 and files.counters()["written"] == 2)
+    flowgraph.stop()
+    flowgraph.wait()
+    assert encoder.counters() == {"sent": 2, "skipped": 1}
+    assert decoder.counters() == {"received": 2, "decoded": 2, "truncated": 0, "dropped": {}}
+    # Nothing was added on the way: the estimate says so.
+    picture, metadata = received.pictures()[0]
+    assert metadata["snr_db"] > 19
+    assert np.array_equal(read_image(tmp_path / "000000.png"), picture)
+    assert psnr(to_tensor(picture), photograph(128, 160)) > 17
+
+
+def test_bad_files_among_good_ones_are_skipped(tmp_path, pictures):
+    for index, path in enumerate(sorted(pictures.iterdir())[:2]):
+        write_image(tmp_path / f"{index}.png", read_image(path))
+    whole = (tmp_path / "0.png").read_bytes()
+    (tmp_path / "00_cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "01_text.png").write_text("no picture")
+    write_image(tmp_path / "02_dot.png", np.zeros((1, 1, 3), np.uint8))
+    (tmp_path / "notes.txt").write_text("passed over")
+    source, sink = diffjscc.jscc_source(str(tmp_path)), diffjscc.jscc_sink()
+    flowgraph, received = loopback(source, sink)
+    flowgraph.run()
+    assert source.counters() == {"sent": 2, "skipped": 3}
+    assert len(received.messages) == 2
+
+
+def test_a_repeating_source_of_bad_files_alone_ends(tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    source, sink = diffjscc.jscc_source(str(tmp_path), repeat=True), diffjscc.jscc_sink()
+    flowgraph, received = loopback(source, sink)
+    flowgraph.run()
+    assert source.counters() == {"sent": 0, "skipped": 1}
+    assert received.messages == []
+
+
+def test_a_stopped_flowgraph_leaves_no_thread_and_starts_again(pictures):
+    import threading
+
+    source, sink = diffjscc.jscc_source(str(pictures), repeat=True), diffjscc.jscc_sink()
+    flowgraph, received = loopback(source, sink)
+    for _ in range(2):
+        before = len(received.messages)
+        flowgraph.start()
+        wait_until(lambda before=before: len(received.messages) > before)
+        flowgraph.stop()
+        flowgraph.wait()
+        assert not [t for t in threading.enumerate() if t.name in ("jscc_source", "diffjscc-worker")]
+
+
+def test_wrong_parameters_are_refused_at_once(tmp_path, pictures):
+    for make, message in [
+        (lambda: diffjscc.jscc_source(str(tmp_path / "absent")), "no such file"),
+        (lambda: diffjscc.jscc_source(str(tmp_path)), "no pictures in this folder"),
+        (lambda: diffjscc.jscc_source(str(pictures), rate="1/256"), "rate 1/256 is not one that model 'lite' has"),
+        (lambda: diffjscc.jscc_source(str(pictures), snr_db=float("nan")), "not an SNR"),
+        (lambda: diffjscc.jscc_source(str(pictures), model="absent"), "neither a known name"),
+        (lambda: diffjscc.jscc_source(str(pictures), guard=-1), "guard = -1"),
+        (lambda: diffjscc.jscc_sink(on_full="panic"), "'panic' is not one of wait, drop"),
+        (lambda: diffjscc.jscc_sink(queue_size=0), "queue size 0"),
+        (lambda: diffjscc.jscc_sink(snr_db=float("inf")), "not an SNR"),
+        (lambda: diffjscc.image_file_sink(""), "folder is empty"),
+        (lambda: diffjscc.image_file_sink("x", ".txt"), "suffix"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_importing_the_blocks_is_quick_and_imports_no_torch():
+    code = (
+        "import time, sys; from gnuradio import gr; start = time.perf_counter()\n"
+        "from gnuradio import diffjscc\nprint(time.perf_counter() - start)\nsys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert float(done.stdout) < 0.5
+
+
+@pytest.mark.parametrize("script", ["symbol_loopback.py", "symbol_loopback.grc"])
+def test_the_examples_run_headless(tmp_path, script):
+    path = ROOT / "examples" / script
+    if script.endswith(".grc"):
+        environment = {"GRC_BLOCKS_PATH": str(ROOT / "grc"), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        subprocess.run(["grcc", "-o", tmp_path, path], check=True, capture_output=True, env=environment, timeout=60)
+        command = [
+            tmp_path / "symbol_loopback_flowgraph.py",
+            "--pictures",
+            ROOT / "examples/coffee.jpg",
+            "--folder",
+            tmp_path / "out",
+        ]
+    else:
+        command = [path, ROOT / "examples/coffee.jpg", "--out", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_image(tmp_path / "out" / "000000.png").shape == (400, 600, 3)
+
+
+def test_a_wrong_rate_on_the_examples_command_line_is_one_line():
+    command = [sys.executable, ROOT / "examples/symbol_loopback.py", ROOT / "examples/coffee.jpg", "--rate", "1/3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "rate 1/3" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every codec promises, whatever its architecture and weights."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import photograph, small_codec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffjscc.channel import transmit
+from diffjscc.codec import build_codec
+from diffjscc.codec.codec import latent_to_symbols, normalise_power, symbols_to_latent
+from diffjscc.symbols import ImageHeader, Reception
+
+ARCHITECTURES = ("lite", "resnet", "swin")
+CODECS = {name: small_codec(name) for name in ARCHITECTURES}
+
+
+def mean_power(symbols):
+    return np.mean(np.abs(symbols.values.astype(np.complex128)) ** 2)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@given(height=st.integers(32, 150), width=st.integers(32, 150), snr_db=st.floats(-30, 60), pick=st.integers(0, 3))
+def test_any_size_rate_and_snr_round_trips_in_shape_with_unit_power(architecture, height, width, snr_db, pick):
+    codec = CODECS[architecture]
+    rate = codec.rates[pick % len(codec.rates)]
+    symbols = codec.encode(photograph(height, width), snr_db, rate)
+    assert len(symbols.values) == symbols.header.symbol_count == math.ceil(height / 16) * math.ceil(width / 16) * 256 * rate
+    assert np.isfinite(symbols.values).all()
+    assert mean_power(symbols) == pytest.approx(1, abs=1e-5)
+    decoded = codec.decode(transmit(symbols, snr_db, seed=1), symbols.header)
+    assert decoded.shape == (3, height, width) and decoded.dtype == torch.float32
+    assert decoded.min() >= 0 and decoded.max() <= 1
+
+
+@given(height=st.integers(32, 200), width=st.integers(32, 200), snr_db=st.floats(-5, 20), pick=st.integers(0, 3))
+def test_the_bundled_codec_keeps_the_same_promises(lite, height, width, snr_db, pick):
+    symbols = lite.encode(photograph(height, width), snr_db, lite.rates[pick])
+    assert np.isfinite(symbols.values).all()
+    assert mean_power(symbols) == pytest.approx(1, abs=1e-5)
+    decoded = lite.decode(transmit(symbols, snr_db, seed=2), symbols.header)
+    assert decoded.shape == (3, height, width)
+
+
+@pytest.mark.parametrize(
+    "picture", [torch.zeros(3, 48, 64), torch.ones(3, 48, 64), torch.full((3, 48, 64), 0.5), torch.rand(3, 48, 64)]
+)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_flat_and_random_pictures_give_finite_symbols_of_unit_power(architecture, picture):
+    symbols = CODECS[architecture].encode(picture, 1.0)
+    assert np.isfinite(symbols.values).all()
+    assert mean_power(symbols) == pytest.approx(1, abs=1e-5)
+
+
+@given(scale=st.floats(-38, 30), seed=st.integers(0, 1000), channels=st.sampled_from([4, 8, 16]))
+def test_power_is_normalised_whatever_the_latent_holds(scale, seed, channels):
+    latent = torch.randn(1, 16, 3, 5, generator=torch.Generator().manual_seed(seed)) * 10.0**scale
+    sent = normalise_power(latent, torch.tensor([channels]))
+    assert torch.isfinite(sent).all()
+    assert sent[:, channels:].abs().max() == 0 if channels < 16 else True
+    power = latent_to_symbols(sent[:, :channels]).abs().double().square().mean().item()
+    assert power == pytest.approx(1, abs=1e-5)
+
+
+def test_a_latent_of_zeros_becomes_symbols_of_unit_power():
+    sent = normalise_power(torch.zeros(1, 4, 2, 2), torch.tensor([4]))
+    assert latent_to_symbols(sent).abs().square().mean().item() == pytest.approx(1)
+
+
+def test_symbols_and_latent_are_inverse():
+    latent = torch.randn(2, 8, 3, 4)
+    assert torch.equal(symbols_to_latent(latent_to_symbols(latent), 8, (3, 4)), latent)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equal_seeds_and_zero_noise_give_equal_pictures(architecture):
+    codec = CODECS[architecture]
+    symbols = codec.encode(photograph(64, 96), 7.0)
+    again = codec.encode(photograph(64, 96), 7.0)
+    assert np.array_equal(symbols.values, again.values)
+    clean = Reception(symbols.values, np.zeros(len(symbols.values), np.float32), 7.0)
+    assert torch.equal(codec.decode(clean, symbols.header), codec.decode(clean, again.header))
+    noisy = [codec.decode(transmit(symbols, 7.0, seed=5), symbols.header) for _ in range(2)]
+    assert torch.equal(*noisy)
+    assert not torch.equal(noisy[0], codec.decode(transmit(symbols, 7.0, seed=6), symbols.header))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_batch_gives_what_its_pictures_give_alone(architecture):
+    codec = CODECS[architecture]
+    batch = torch.stack([photograph(64, 80), photograph(64, 80).flip(2)])
+    together = codec.encode(batch, 4.0, image_id=7)
+    alone = [codec.encode(image, 4.0) for image in batch]
+    assert [s.header.image_id for s in together] == [7, 8]
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.values, b.values, atol=1e-4)
+    receptions = [transmit(s, 4.0, seed=i) for i, s in enumerate(together)]
+    decoded = codec.decode(receptions, [s.header for s in together])
+    for image, reception, symbols in zip(decoded, receptions, together, strict=True):
+        torch.testing.assert_close(image, codec.decode(reception, symbols.header), atol=1e-4, rtol=0)
+
+
+def test_pictures_of_different_sizes_and_rates_decode_in_one_call(lite):
+    symbols = [lite.encode(photograph(64, 80), 4.0, "1/64"), lite.encode(photograph(48, 48), 4.0, "1/16", image_id=1)]
+    images = lite.decode([transmit(s, 4.0) for s in symbols], [s.header for s in symbols])
+    assert [tuple(image.shape) for image in images] == [(3, 64, 80), (3, 48, 48)]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_bfloat16_comes_close_to_float32(architecture):
+    image = photograph(64, 96)
+    exact = CODECS[architecture]
+    symbols = exact.encode(image, 7.0)
+    reception = transmit(symbols, 7.0)
+    rough = small_codec(architecture).to(torch.bfloat16)
+    assert np.abs(rough.encode(image, 7.0).values - symbols.values).mean() < 0.1
+    difference = rough.decode(reception, symbols.header) - exact.decode(reception, symbols.header)
+    assert difference.abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lost_symbols_count_as_erasures_whatever_their_values(architecture):
+    codec = CODECS[architecture]
+    symbols = codec.encode(photograph(64, 96), 7.0)
+    reception = transmit(symbols, 7.0)
+    noise_var = reception.noise_var.copy()
+    noise_var[::10] = np.inf
+    zeros, junk = reception.values.copy(), reception.values.copy()
+    zeros[::10], junk[::10] = 0, np.nan
+    a = codec.decode(replace(reception, values=zeros, noise_var=noise_var), symbols.header)
+    b = codec.decode(replace(reception, values=junk, noise_var=noise_var), symbols.header)
+    c = codec.decode(replace(reception, values=junk), symbols.header)
+    assert torch.equal(a, b) and torch.equal(a, c)
+    assert torch.isfinite(a).all()
+
+
+def test_a_picture_of_which_nothing_arrived_still_decodes(lite):
+    symbols = lite.encode(photograph(64, 96), 1.0)
+    nothing = Reception(symbols.values, np.full(len(symbols.values), np.inf, np.float32), 1.0)
+    assert torch.isfinite(lite.decode(nothing, symbols.header)).all()
+
+
+def test_bad_input_is_refused_in_one_line(lite):
+    image = photograph(64, 96)
+    for arguments, message in [
+        ((image, math.nan), "snr_db = nan is not an SNR"),
+        ((image, 1.0, "1/100"), "whole number of symbols"),
+        ((image, 1.0, "1/256"), "rate 1/256 is not one that model 'lite' has: choose from 1/128, 1/64, 1/32, 1/16"),
+        ((torch.zeros(3, 1, 1), 1.0), "1×1 pixels: both sides must be at least 32"),
+        ((torch.zeros(3, 9000, 9000), 1.0), "81 megapixels"),
+        ((torch.zeros(1, 64, 64), 1.0), "expected float"),
+        ((torch.zeros(3, 64, 64, dtype=torch.uint8), 1.0), "expected float"),
+        ((torch.full((3, 64, 64), math.nan), 1.0), "NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            lite.encode(*arguments)
+        assert "\n" not in str(error.value)
+
+
+def test_a_header_that_lies_about_its_size_is_refused(lite):
+    symbols = lite.encode(photograph(64, 96), 1.0)
+    lie = ImageHeader(0, 960, 640, "lite", "1/128", 1.0)
+    with pytest.raises(ValueError, match="burst has 48 symbols, but its header .* asks for 4800"):
+        lite.decode(transmit(symbols, 1.0), lie)
+
+
+def test_unknown_architectures_and_options_are_refused():
+    with pytest.raises(ValueError, match="architecture 'vit' is not one of lite, resnet, swin"):
+        build_codec({"architecture": "vit"})
+    with pytest.raises(ValueError, match="depth"):
+        build_codec({"architecture": "lite", "depth": 3})

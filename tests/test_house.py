@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rules of the house that code can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def test_the_package_never_imports_gnuradio():
+    sources = list((ROOT / "src").rglob("*.py"))
+    assert len(sources) > 10
+    for path in sources:
+        assert not {"gnuradio", "pmt"} & set(imported(path)), path
+
+
+def test_arrows_point_one_way():
+    """cli → (train | evaluate | serve) → refine → codec → channel, images."""
+    layers = [{"cli"}, {"train", "evaluate", "serve"}, {"refine"}, {"hub"}, {"codec"}, {"channel", "images", "snr"}, {"symbols"}]
+    level = {name: depth for depth, names in enumerate(layers) for name in names}
+    for path in (ROOT / "src" / "diffjscc").rglob("*.py"):
+        relative = path.relative_to(ROOT / "src" / "diffjscc")
+        if relative.parts[0] == "__init__.py":
+            continue
+        here = relative.parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            # ``from ..x import y`` names a sibling layer when it climbs out of this one.
+            if isinstance(node, ast.ImportFrom) and node.level == len(relative.parts):
+                for name in [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]:
+                    if name in level:
+                        assert level[here] < level[name] or here == name, f"{relative} imports {name}"
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, diffjscc, diffjscc.hub, diffjscc.images, diffjscc.symbols, diffjscc.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_codecs_run_without_torchvision_and_diffusers():
+    code = """
+import sys
+for name in ("torchvision", "diffusers", "transformers", "torchmetrics"):
+    sys.modules[name] = None
+import torch
+from diffjscc.channel import transmit
+from diffjscc.hub import load_codec
+codec = load_codec()
+symbols = codec.encode(torch.rand(3, 64, 64), 1.0)
+assert codec.decode(transmit(symbols, 1.0), symbols.header).shape == (3, 64, 64)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_unpickled():
+    for folder in ("src", "python", "apps", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            assert "pickle" not in text.replace("unpickled", ""), path
+            for line in text.splitlines():
+                assert "torch.load(" not in line or "weights_only=True" in line, path
+
+
+def test_every_block_has_its_grc_file_and_is_installed():
+    blocks = {p.stem for p in (ROOT / "python" / "diffjscc").glob("*.py") if f"class {p.stem}(gr." in p.read_text()}
+    assert blocks >= {"jscc_source", "jscc_sink", "jscc_encoder", "jscc_decoder", "image_file_sink"}
+    grc = (ROOT / "grc" / "CMakeLists.txt").read_text()
+    cmake = (ROOT / "python" / "diffjscc" / "CMakeLists.txt").read_text()
+    for block in blocks:
+        text = (ROOT / "grc" / f"diffjscc_{block}.block.yml").read_text()
+        assert "category: '[DiffJSCC]'" in text
+        assert f"diffjscc_{block}.block.yml" in grc
+    for path in (ROOT / "python" / "diffjscc").glob("*.py"):
+        assert path.name in cmake

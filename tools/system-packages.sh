@@ -1,0 +1,28 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Installs what this module needs from Debian or Ubuntu, where it is missing.
+set -eu
+
+missing=
+need() { # need PACKAGE TEST…: the test succeeds where the package is there
+    package=$1
+    shift
+    "$@" > /dev/null 2>&1 || missing="$missing $package"
+}
+need gnuradio /usr/bin/python3 -c 'import gnuradio.gr'
+need gnuradio-dev test -e /usr/include/gnuradio/block.h
+need cmake command -v cmake
+need g++ command -v g++
+need python3-venv /usr/bin/python3 -c 'import ensurepip'
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get > /dev/null; then
+    echo "please install GNU Radio 3.10 with its development files, cmake, a C++ compiler and Python's venv (missing:$missing)" >&2
+    exit 1
+fi
+sudo=
+[ "$(id -u)" = 0 ] || sudo=sudo
+echo "installing$missing …"
+$sudo apt-get update -qq
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing > /dev/null
