@@ -100,7 +100,7 @@ def find_images(source: str | os.PathLike) -> list[Path]:
     """
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
             raise ValueError(f"{source}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
         return found
