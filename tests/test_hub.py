@@ -54,6 +54,14 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
             load_codec(tmp_path)
 
 
+def test_a_file_of_weights_that_was_cut_short_is_refused(tmp_path):
+    save_codec(small_codec("lite"), tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged or cut short"):
+        load_codec(tmp_path)
+
+
 def test_diverged_weights_are_not_exported(tmp_path):
     codec = small_codec("lite")
     with torch.no_grad():

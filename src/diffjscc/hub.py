@@ -95,14 +95,18 @@ def load_codec(
     Raises ValueError where there is no such model or its weights do not fit its configuration.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from .codec import build_codec
 
     entry = find_model(name)
-    config = {k: v for k, v in entry.config.items() if not k.startswith("_")}
-    codec = build_codec(config)
-    weights = {key: value.float() if value.is_floating_point() else value for key, value in load_file(entry.path / WEIGHTS).items()}
+    codec = build_codec(entry.config)
+    try:
+        stored = load_file(entry.path / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{entry.path / WEIGHTS}: damaged or cut short ({error})") from None
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
     _check_weights(codec.state_dict(), weights, entry.path / WEIGHTS)
     codec.load_state_dict(weights)
     codec.name = entry.name

@@ -6,6 +6,7 @@ Inside, a picture is float32 (3, H, W), RGB in [0, 1]. At the edges it is uint8 
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -106,8 +107,6 @@ def find_images(source: str | os.PathLike) -> list[Path]:
         return found
     if path.exists():
         return [path]
-    import glob
-
     found = sorted(Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file())
     if not found:
         raise ValueError(f"{source}: no such file, folder or pattern")

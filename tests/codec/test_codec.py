@@ -145,6 +145,15 @@ def test_a_picture_of_which_nothing_arrived_still_decodes(lite):
     assert torch.isfinite(lite.decode(nothing, symbols.header)).all()
 
 
+def test_a_20_megapixel_picture_crosses_whole(lite):
+    picture = photograph(3648, 5472)
+    symbols = lite.encode(picture, 13.0, "1/128")
+    assert len(symbols.values) == 5472 * 3648 // 128
+    decoded = lite.decode(transmit(symbols, 13.0), symbols.header)
+    assert decoded.shape == picture.shape
+    assert (decoded - picture).square().mean() < 10**-1.7
+
+
 def test_bad_input_is_refused_in_one_line(lite):
     image = photograph(64, 96)
     for arguments, message in [
