@@ -58,7 +58,18 @@ def test_a_seed_repeats_the_noise():
     assert not np.array_equal(transmit(symbols, 1.0, seed=1).values, transmit(symbols, 1.0, seed=2).values)
 
 
+def test_erasures_are_marked_and_do_not_change_the_rest():
+    symbols = unit_symbols()
+    whole, holed = transmit(symbols, 7.0, seed=1), transmit(symbols, 7.0, seed=1, erasures=0.1)
+    lost = np.isinf(holed.noise_var)
+    assert lost.mean() == pytest.approx(0.1, abs=0.01)
+    assert np.array_equal(whole.values, holed.values)
+    assert np.array_equal(whole.noise_var[~lost], holed.noise_var[~lost])
+
+
 def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="erasures = 2"):
+        transmit(unit_symbols(), 1.0, erasures=2)
     with pytest.raises(ValueError, match="not an SNR"):
         transmit(unit_symbols(), math.nan)
     with pytest.raises(ValueError, match="gain = 0"):

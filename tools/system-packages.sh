@@ -24,5 +24,12 @@ fi
 sudo=
 [ "$(id -u)" = 0 ] || sudo=sudo
 echo "installing$missing …"
-$sudo apt-get update -qq
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing > /dev/null
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+{
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+} > "$log" 2>&1 || {
+    cat "$log" >&2
+    exit 1
+}

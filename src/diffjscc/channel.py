@@ -48,20 +48,24 @@ def draw_gain(channel: str, seed: int) -> complex:
     return complex(torch.randn(1, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed)))
 
 
-def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0) -> Reception:
+def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0, erasures: float = 0.0) -> Reception:
     """One picture's symbols through ``gain`` and noise, then equalised by zero forcing: ŷ = (h·y + w) / h.
 
-    snr_db  P/σ², dB. After the equaliser the noise on every symbol has variance σ²/|h|².
-    seed    of the noise
+    snr_db    P/σ², dB. After the equaliser the noise on every symbol has variance σ²/|h|².
+    seed      of noise and erasures
+    erasures  probability that a symbol is lost, which the receiver is told (noise variance +inf)
 
-    Raises ValueError for an SNR that is not finite or a gain of zero.
+    Raises ValueError for an SNR that is not finite, a gain of zero or a probability outside [0, 1].
     """
     snr_db = parse_snr_db(snr_db)
     if gain == 0:
         raise ValueError("gain = 0: nothing arrives; give a channel gain other than zero")
+    if not 0 <= erasures <= 1:
+        raise ValueError(f"erasures = {erasures}: must be a probability, 0 to 1")
     # Apart from the seeds of draw_gain, so that the noise is not the gain's next draw.
     generator = torch.Generator().manual_seed((seed << 1) + 1)
     sent = torch.from_numpy(symbols.values)[None] * gain
     received = awgn(sent, torch.tensor([snr_db]), generator)[0] / gain
     noise_var = np.full(len(symbols.values), 10 ** (-snr_db / 10) / abs(gain) ** 2, np.float32)
+    noise_var[torch.rand(len(noise_var), generator=generator).numpy() < erasures] = np.inf
     return Reception(received.numpy().astype(np.complex64), noise_var, snr_db, fading=gain)

@@ -18,7 +18,7 @@ from diffjscc.codec import build_codec
 from diffjscc.codec.codec import ChannelState
 from diffjscc.hub import load_codec, save_codec
 from diffjscc.images import read_image, write_image
-from diffjscc.train.codec import CodecRecipe, Trainer, build_optimisers, draw_noise_variance
+from diffjscc.train.codec import CodecRecipe, Trainer, build_optimisers, draw_conditions, draw_noise_variance
 from diffjscc.train.pictures import RandomCrops, split
 
 QUICK = {"batch": 2, "crop": 48, "seed": 3}
@@ -116,6 +116,21 @@ def test_the_linear_path_starts_as_a_working_code(pictures, tmp_path):
     # Blocks' principal components alone, before a single step.
     assert start["1/16@13dB"] > 18
     assert start["1/16@13dB"] > start["1/16@1dB"] > start["1/128@1dB"]
+
+
+def test_rates_and_snrs_are_drawn_as_the_recipe_says():
+    codec = build_codec(SMALL["lite"])
+    random = torch.Generator().manual_seed(0)
+    channels, state = draw_conditions(codec, CodecRecipe(batch=4000), random)
+    assert torch.bincount(channels)[[4, 8, 16, 32]].float().div(4000).tolist() == pytest.approx([0.25] * 4, abs=0.03)
+    assert state.snr_db.min() < -4.9 and state.snr_db.max() > 19.9
+    assert (state.tx_snr_db != state.snr_db).float().mean() == pytest.approx(0.15, abs=0.03)
+    recipe = CodecRecipe(batch=4000, rates=["1/128", "1/16", "1/16"], snr_range_db=[3.0, 5.0])
+    channels, state = draw_conditions(codec, recipe, random)
+    assert (channels == 32).float().mean() == pytest.approx(2 / 3, abs=0.03) and (channels != 8).all()
+    assert state.snr_db.min() >= 3 and state.snr_db.max() <= 5
+    with pytest.raises(ValueError, match="rate 1/256 is not one"):
+        draw_conditions(codec, CodecRecipe(rates=["1/256"]), random)
 
 
 def test_uneven_noise_is_fading_or_erasure_and_the_rest_is_even():

@@ -49,7 +49,16 @@ def run(arguments: argparse.Namespace) -> None:
     codec = load_codec(arguments.model, arguments.device)
     rates = [codec.check_rate(rate) for rate in arguments.rates or codec.rates]
     pictures = [path for source in arguments.images for path in find_images(source)]
-    points = sweep(codec, pictures, arguments.snrs, rates, arguments.channel, arguments.passes, arguments.seed)
+    points = sweep(
+        codec,
+        pictures,
+        arguments.snrs,
+        rates,
+        arguments.channel,
+        arguments.passes,
+        arguments.seed,
+        arguments.erasures,
+    )
     points = list(tqdm(points, total=len(rates) * len(arguments.snrs), unit="point"))
     if arguments.json:
         rows = [{**asdict(point), "rate": str(point.rate)} for point in points]

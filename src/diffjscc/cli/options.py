@@ -34,6 +34,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_channel(parser: argparse.ArgumentParser) -> None:
     # Named here and not taken from diffjscc.channel, which imports torch.
     parser.add_argument("--channel", choices=("awgn", "rayleigh"), default="awgn", help="channel model (default: %(default)s)")
+    parser.add_argument(
+        "--erasures", type=float, default=0.0, metavar="P", help="probability that a symbol is lost (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
 
 

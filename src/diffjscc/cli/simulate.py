@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed = arguments.seed + index
         gain = draw_gain(arguments.channel, seed)
         symbols = codec.encode(image, arguments.snr, rate, image_id=index, fading=gain)
-        reception = transmit(symbols, arguments.snr, gain, seed)
+        reception = transmit(symbols, arguments.snr, gain, seed, arguments.erasures)
         received = codec.decode(reception, symbols.header).cpu()
         written = arguments.out / f"{path.stem}_{arguments.snr:g}dB_{str(rate).replace('/', '-')}.png"
         write_image(written, to_pixels(received))

@@ -58,6 +58,8 @@ def train_codec(arguments: argparse.Namespace) -> None:
         lr=arguments.lr,
         muon_lr=arguments.muon_lr,
         decay=arguments.decay,
+        rates=arguments.rates,
+        snr_range_db=arguments.snr_range,
         seed=arguments.seed,
         start_from=arguments.start_from,
     )

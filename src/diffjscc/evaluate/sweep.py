@@ -32,8 +32,10 @@ def sweep(
     channel: str = "awgn",
     passes: int = 1,
     seed: int = 0,
+    erasures: float = 0.0,
 ) -> Iterator[GridPoint]:
-    """Sends every picture ``passes`` times at every rate (default: all that the codec has) and SNR.
+    """Sends every picture ``passes`` times at every rate (default: all that the codec has) and SNR,
+    and loses each symbol with probability ``erasures``.
 
     Pictures as decoded, float, without rounding to 8 bits; the noise of a picture and pass is the same at every point.
     """
@@ -46,7 +48,7 @@ def sweep(
                     noise_seed = seed + index * passes + repeat
                     gain = draw_gain(channel, noise_seed)
                     symbols = codec.encode(image, snr_db, rate, fading=gain)
-                    reception = transmit(symbols, snr_db, gain, noise_seed)
+                    reception = transmit(symbols, snr_db, gain, noise_seed, erasures)
                     decoded = codec.decode(reception, symbols.header).cpu()
                     scores.append((psnr(decoded, image), ms_ssim(decoded, image)))
             yield GridPoint(rate, snr_db, *(sum(column) / len(scores) for column in zip(*scores)))

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,6 +46,8 @@ class CodecRecipe:
     lr        AdamW's peak learning rate
     muon_lr   Muon's peak learning rate
     decay     share of the steps, at the end, over which the learning rates fall linearly to zero
+    rates     rates to draw from, the same one several times to draw it more often; none: every rate that the codec has
+    snr_range_db  SNRs to draw from, dB; none: the codec's range
     uneven    share of the pictures whose symbols meet unequal noise: erasures or fading
     mismatch  share of the pictures whose encoder assumed another SNR than the channel's
     ema       decay of the running average of the weights that is exported
@@ -59,6 +61,8 @@ class CodecRecipe:
     lr: float = 1e-3
     muon_lr: float = 0.01
     decay: float = 0.4
+    rates: list[str] = field(default_factory=list)
+    snr_range_db: list[float] = field(default_factory=list)
     uneven: float = 0.15
     mismatch: float = 0.15
     ema: float = 0.999
@@ -88,13 +92,13 @@ class Progress:
 
 
 def draw_conditions(codec: Codec, recipe: CodecRecipe, random: torch.Generator) -> tuple[Tensor, ChannelState]:
-    """Channels to send (N,) and the channel's state, at random: γ ~ U[range], every rate alike."""
-    low, high = codec.snr_range_db
+    """Channels to send (N,) and the channel's state, at random."""
+    low, high = recipe.snr_range_db or codec.snr_range_db
     count = recipe.batch
     snr_db = torch.empty(count).uniform_(low, high, generator=random)
     assumed = torch.empty(count).uniform_(low, high, generator=random)
     mistaken = torch.rand(count, generator=random) < recipe.mismatch
-    table = torch.tensor([rate_channels(rate) for rate in codec.rates])
+    table = torch.tensor([rate_channels(codec.check_rate(rate)) for rate in recipe.rates or codec.rates])
     channels = table[torch.randint(len(table), (count,), generator=random)]
     return channels, ChannelState.awgn(snr_db, torch.where(mistaken, assumed, snr_db))
 
