@@ -37,6 +37,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     codec.add_argument(
         "--decay", type=float, default=0.4, metavar="SHARE", help="share of the steps over which the rates fall to zero"
     )
+    codec.add_argument("--rates", nargs="+", default=[], metavar="R", help="rates to draw from; a repeated one comes more often")
+    codec.add_argument("--snr-range", nargs=2, type=float, default=[], metavar="DB", help="SNRs to draw from")
     codec.add_argument(
         "--start-from", default="", metavar="MODEL", help="name or folder of the codec to begin with, to fine-tune it"
     )
