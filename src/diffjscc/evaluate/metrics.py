@@ -18,14 +18,9 @@ def psnr(image: Tensor, reference: Tensor) -> float:
 
 
 def ms_ssim(image: Tensor, reference: Tensor) -> float:
-    """Multi-scale structural similarity (Wang et al., 2003), at most 1; NaN for pictures under 161 pixels a side.
-
-    Raises ValueError where torchmetrics is not installed.
-    """
+    """Multi-scale structural similarity (Wang et al., 2003), at most 1; NaN for pictures under 161 pixels a side."""
     if min(image.shape[-2:]) < MS_SSIM_MIN_SIDE:
         return math.nan
-    try:
-        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-    except ImportError:
-        raise ValueError("MS-SSIM needs torchmetrics: pip install 'diffjscc[metrics]'") from None
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     return multiscale_structural_similarity_index_measure(image[None].float(), reference[None].float(), data_range=1.0).item()
