@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What it is worth to start `lite` from the best linear code: the same short training with and without it.
 
-python tests/bench/linear_start.py --data photographs/ --steps 700
+python tests/bench/linear_start.py --data photographs/ --steps 150
 """
 
 import argparse
@@ -26,7 +26,7 @@ def short_run(data, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of training photographs")
-    parser.add_argument("--steps", type=int, default=700, help="optimiser steps of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=150, help="optimiser steps of each run (default: %(default)s)")
     arguments = parser.parse_args()
     start = LiteCodec.start_from_principal_components
     rows = {"principal components": short_run(arguments.data, arguments.steps)}

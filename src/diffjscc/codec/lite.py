@@ -88,7 +88,7 @@ class LiteEncoder(nn.Module):
 
     The linear path starts as the first C principal components of a block with SoftCast's power allocation, and the
     network's own output starts at zero: training sets out from the best linear analog code instead of from noise.
-    Without it the finer of the C components stay unlearned for hours, and the high-rate, high-SNR end with them.
+    Without it the finer of the C components are learned last of all (docs/results.md), and with them the high-SNR end.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], depths: Sequence[int], condition: int, rates: int):
