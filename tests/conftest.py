@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What several tests need: photographs, the bundled codec, small untrained ones."""
 
-import os
-
-# Before torch is imported: tests must give the same numbers on any number of cores.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import numpy as np
 import pytest
 import torch
