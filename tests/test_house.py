@@ -25,8 +25,17 @@ def test_the_package_never_imports_gnuradio():
 
 
 def test_arrows_point_one_way():
-    """cli → (train | evaluate | serve) → refine → codec → channel, images."""
-    layers = [{"cli"}, {"train", "evaluate", "serve"}, {"refine"}, {"hub"}, {"codec"}, {"channel", "images", "snr"}, {"symbols"}]
+    """cli → (train | evaluate | serve) → hub → refine → codec → channel, images."""
+    layers = [
+        {"cli"},
+        {"train", "evaluate", "serve"},
+        {"checkpoints"},
+        {"hub"},
+        {"refine"},
+        {"codec"},
+        {"channel", "images", "snr"},
+        {"symbols", "weights"},
+    ]
     level = {name: depth for depth, names in enumerate(layers) for name in names}
     for path in (ROOT / "src" / "diffjscc").rglob("*.py"):
         relative = path.relative_to(ROOT / "src" / "diffjscc")

@@ -15,7 +15,7 @@ def test_the_bundled_model_is_found_by_name_and_fits_16_megabytes():
     entry = find_model("lite")
     assert entry in list_models()
     assert entry.size <= 16e6
-    assert [str(rate) for rate in model_rates(entry.config)] == ["1/128", "1/64", "1/32", "1/16"]
+    assert [str(rate) for rate in model_rates(entry.codec)] == ["1/128", "1/64", "1/32", "1/16"]
     assert (entry.path / "README.md").is_file()
 
 
@@ -71,7 +71,7 @@ def test_diverged_weights_are_not_exported(tmp_path):
 
 
 def test_what_is_not_a_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="neither a known name .*lite.* nor a folder"):
+    with pytest.raises(ValueError, match="neither a known name nor a folder with a model: codecs by name are .*lite"):
         find_model("absent")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):

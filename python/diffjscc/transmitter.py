@@ -13,7 +13,7 @@ class Transmitter:
 
     def __init__(self, model, rate, snr_db, device):
         entry = find_model(model)
-        self._model, self._name, self._rates, self._device = model, entry.name, model_rates(entry.config), device
+        self._model, self._name, self._rates, self._device = model, entry.name, model_rates(entry.codec), device
         self._codec = None
         self._next_id = 0
         self.set_rate(rate)

@@ -12,15 +12,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from diffjscc.codec import LiteCodec
-from diffjscc.train.codec import CodecRecipe, Trainer
+from diffjscc.train.codec import CodecRecipe, CodecTrainer
 
 
 def short_run(data, steps):
     """Held-out PSNR, dB, by point after ``steps`` steps."""
     with tempfile.TemporaryDirectory() as folder, tqdm(total=steps, unit="step") as bar:
-        trainer = Trainer(data, folder, {"architecture": "lite"}, CodecRecipe(steps=steps, ema=0.99), checkpoint_seconds=1e9)
+        trainer = CodecTrainer(data, folder, {"architecture": "lite"}, CodecRecipe(steps=steps, ema=0.99), checkpoint_seconds=1e9)
         trainer.run(lambda progress: bar.update())
-        return trainer.psnr
+        return trainer.scores
 
 
 def main():

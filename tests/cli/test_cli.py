@@ -90,7 +90,7 @@ def test_bad_input_is_one_line_and_exit_2(arguments, message):
 
 def test_models_lists_the_bundled_codec(capsys):
     assert main(["models"]) == 0
-    assert "lite         lite     rates 1/128, 1/64, 1/32, 1/16; SNR -5.0 … 20.0 dB" in capsys.readouterr().out
+    assert "lite         codec lite, rates 1/128, 1/64, 1/32, 1/16, SNR -5.0 … 20.0 dB" in capsys.readouterr().out
     assert main(["models", "--json"]) == 0
     assert "lite" in [entry["name"] for entry in json.loads(capsys.readouterr().out)]
 

@@ -18,8 +18,10 @@ from diffjscc.codec import build_codec
 from diffjscc.codec.codec import ChannelState
 from diffjscc.hub import load_codec, save_codec
 from diffjscc.images import read_image, write_image
-from diffjscc.train.codec import CodecRecipe, Trainer, build_optimisers, draw_conditions, draw_noise_variance
+from diffjscc.train.codec import CodecRecipe, CodecTrainer, draw_conditions, draw_noise_variance
+from diffjscc.train.optimisers import build_optimisers
 from diffjscc.train.pictures import RandomCrops, split
+from diffjscc.train.run import warm_up_then_fall
 
 QUICK = {"batch": 2, "crop": 48, "seed": 3}
 
@@ -33,22 +35,22 @@ def test_a_short_run_raises_the_held_out_psnr_and_exports_a_model(tmp_path, arch
     for i in range(6):
         write_image(tmp_path / "data" / f"{i}.png", data.astronaut()[60 * i : 60 * i + 160, 30 * i : 30 * i + 224])
     recipe = CodecRecipe(steps=80, batch=8, crop=32, lr=lr, ema=0.9, seed=3)
-    trainer = Trainer(tmp_path / "data", tmp_path / "run", SMALL[architecture], recipe)
+    trainer = CodecTrainer(tmp_path / "data", tmp_path / "run", SMALL[architecture], recipe)
     before = trainer.validate()
     model = trainer.run()
     assert trainer.step == 80
     for point in before:
         if point.endswith("@13dB"):
-            assert trainer.psnr[point] > before[point] + 0.05
+            assert trainer.scores[point] > before[point] + 0.05
     assert load_codec(model).architecture == architecture
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["steps"] == 80
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path, pictures):
     recipe = CodecRecipe(steps=12, **QUICK)
-    Trainer(pictures, tmp_path / "whole", SMALL["lite"], recipe).run()
+    CodecTrainer(pictures, tmp_path / "whole", SMALL["lite"], recipe).run()
 
-    first = Trainer(pictures, tmp_path / "broken", SMALL["lite"], recipe)
+    first = CodecTrainer(pictures, tmp_path / "broken", SMALL["lite"], recipe)
 
     def interrupt(progress):
         if progress.step == 7:
@@ -57,7 +59,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path, picture
 
     with pytest.raises(KeyboardInterrupt):
         first.run(interrupt)
-    second = Trainer(pictures, tmp_path / "broken", SMALL["lite"], recipe)
+    second = CodecTrainer(pictures, tmp_path / "broken", SMALL["lite"], recipe)
     assert second.step == 7
     second.run()
     for name, value in weights(tmp_path / "whole").items():
@@ -86,15 +88,15 @@ def test_training_can_begin_with_another_models_weights(tmp_path, pictures):
     codec = build_codec(SMALL["lite"])
     save_codec(codec, tmp_path / "first")
     recipe = CodecRecipe(steps=1, start_from=str(tmp_path / "first"), **QUICK)
-    trainer = Trainer(pictures, tmp_path / "second", SMALL["lite"], recipe)
+    trainer = CodecTrainer(pictures, tmp_path / "second", SMALL["lite"], recipe)
     for name, value in codec.state_dict().items():
         torch.testing.assert_close(trainer.codec.state_dict()[name], value, atol=1e-3, rtol=1e-3)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path, pictures):
-    Trainer(pictures, tmp_path, SMALL["lite"], CodecRecipe(steps=1, **QUICK)).run()
+    CodecTrainer(pictures, tmp_path, SMALL["lite"], CodecRecipe(steps=1, **QUICK)).run()
     with pytest.raises(ValueError, match="holds a run with another lr"):
-        Trainer(pictures, tmp_path, SMALL["lite"], CodecRecipe(steps=1, lr=1e-4, **QUICK))
+        CodecTrainer(pictures, tmp_path, SMALL["lite"], CodecRecipe(steps=1, lr=1e-4, **QUICK))
 
 
 @pytest.mark.parametrize("wrong", [{"crop": 40}, {"crop": 16}, {"steps": 0}, {"batch": 0}, {"decay": 0}])
@@ -104,14 +106,13 @@ def test_impossible_recipes_are_refused(wrong):
 
 
 def test_learning_rates_rise_stay_and_fall_to_zero():
-    recipe = CodecRecipe(steps=1000, decay=0.4)
-    factors = [recipe.rate_of_learning(step) for step in range(1001)]
+    factors = [warm_up_then_fall(step, 1000, decay=0.4) for step in range(1001)]
     assert factors[0] == 0.01 and factors[99] == factors[600] == 1
     assert factors[800] == pytest.approx(0.5) and factors[1000] == 0
 
 
 def test_the_linear_path_starts_as_a_working_code(pictures, tmp_path):
-    trainer = Trainer(pictures, tmp_path, {"architecture": "lite"}, CodecRecipe(steps=1, **QUICK))
+    trainer = CodecTrainer(pictures, tmp_path, {"architecture": "lite"}, CodecRecipe(steps=1, **QUICK))
     start = trainer.validate()
     # Blocks' principal components alone, before a single step.
     assert start["1/16@13dB"] > 18
@@ -149,7 +150,7 @@ def test_muon_steps_move_the_kernels_themselves():
     codec = build_codec({"architecture": "lite", "widths": [64, 64, 64]})
     kernel = codec.encoder.stages[0][0].first.weight
     before = kernel.detach().clone()
-    adam, muon = build_optimisers(codec, CodecRecipe())
+    adam, muon = build_optimisers(codec, 1e-3, 0.01, narrowest=64)
     assert any(k is kernel for k in muon.kernels)
     assert sum(len(group["params"]) for group in adam.param_groups) + len(muon.kernels) == len(list(codec.parameters()))
     kernel.grad = torch.randn_like(kernel)

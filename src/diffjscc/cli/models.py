@@ -1,20 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`diffjscc models`: what can be loaded by name."""
+"""`diffjscc models`: what can be loaded by name, and how more gets there."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from . import options
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "models", help="list the models that can be named", description="Lists the models that can be named."
+        "models",
+        help="list, import and fetch models",
+        description="Lists the models that can be named; with a command, adds one.",
     )
     options.add_json(parser)
     parser.set_defaults(run=run)
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND")
+    importer = actions.add_parser(
+        "import",
+        help="turn an authors' checkpoint into a model",
+        description="Turns config.yaml and model.ckpt, in a folder or on the Hugging Face hub, into codec and refiner.",
+        epilog="example: diffjscc models import checkpoints/DiffJSCC-OpenImage-CBR-1-384",
+    )
+    importer.add_argument("source", metavar="PATH_OR_HUB_ID", help="folder with config.yaml and model.ckpt, or an id on the hub")
+    importer.add_argument("--name", help="name of the model (default: the source's)")
+    importer.set_defaults(run=run_import)
+    puller = actions.add_parser(
+        "pull",
+        help="fetch a published checkpoint from the hub",
+        description="Fetches one of the authors' published checkpoints from the Hugging Face hub, and imports it.",
+    )
+    puller.add_argument("name", metavar="NAME", help="such as DiffJSCC-OpenImage-CBR-1-384")
+    puller.set_defaults(run=run_pull)
+    for action in (importer, puller):
+        action.add_argument(
+            "--tokenizer", metavar="PATH_OR_HUB_ID", help="CLIP tokenizer (default: Stable Diffusion 2.1-base's, from the hub)"
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,10 +46,43 @@ def run(arguments: argparse.Namespace) -> None:
 
     entries = list_models()
     if arguments.json:
-        print(json.dumps([{"name": e.name, "path": str(e.path), "bytes": e.size, **e.config} for e in entries], indent=2))
+        print(json.dumps([_as_json(entry) for entry in entries], indent=2))
         return
     for entry in entries:
-        rates = entry.config.get("rates") or [entry.config.get("rate", "?")]
-        low, high = entry.config.get("snr_range_db", ("?", "?"))
-        rates, size = ", ".join(rates), f"{entry.size / 1e6:.1f} MB"
-        print(f"{entry.name:12} {entry.config['architecture']:8} rates {rates}; SNR {low} … {high} dB; {size}; {entry.path}")
+        what = [_codec(entry.codec)] if entry.codec else []
+        what += ["refiner"] if entry.refiner else []
+        print(f"{entry.name:12} {'; '.join(what)}; {entry.size / 1e6:.1f} MB; {entry.path}")
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    from ..checkpoints import import_checkpoint
+
+    _report(import_checkpoint(arguments.source, arguments.name, arguments.tokenizer))
+
+
+def run_pull(arguments: argparse.Namespace) -> None:
+    from ..checkpoints import pull
+
+    _report(pull(arguments.name, arguments.tokenizer))
+
+
+def _report(imported) -> None:
+    for name in imported.ignored:
+        print(f"ignored: {name}")
+    print(f"model '{imported.model.name}' written to {Path(imported.model.path)}")
+
+
+def _codec(config: dict) -> str:
+    rates = config.get("rates") or [config.get("rate", "?")]
+    low, high = config.get("snr_range_db", ("?", "?"))
+    return f"codec {config['architecture']}, rates {', '.join(rates)}, SNR {low} … {high} dB"
+
+
+def _as_json(entry) -> dict:
+    return {
+        "name": entry.name,
+        "path": str(entry.path),
+        "bytes": entry.size,
+        "refiner": entry.refiner is not None,
+        **(entry.codec or {}),
+    }

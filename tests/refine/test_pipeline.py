@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user of the refiner relies on, on networks small enough to run anywhere."""
+
+import logging
+
+import pytest
+import torch
+from refine.tiny import diffusion_refiner, flow_refiner
+
+from diffjscc.refine.guidance import LatentGuidance
+from diffjscc.refine.pipeline import FALLBACK_TILE, DiffJSCCPipeline
+
+KINDS = {"diffusion": diffusion_refiner, "flow": flow_refiner}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def refiner(request):
+    return KINDS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    return diffusion_refiner()
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return flow_refiner()
+
+
+def picture(height=48, width=64, seed=0):
+    """Smooth colours with some noise: float (3, H, W)."""
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].clamp(0, 1)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def difference(a, b):
+    return (a - b).abs().max().item()
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (37, 51), (48, 64)])
+def test_a_picture_of_any_size_keeps_it(refiner, height, width):
+    refined = refiner(picture(height, width), 1.0, generator=seeded())
+    assert refined.shape == (3, height, width)
+    assert refined.dtype == torch.float32
+    assert 0 <= refined.min() <= refined.max() <= 1
+
+
+def test_the_seed_decides_the_picture(refiner):
+    first, again, other = (refiner(picture(), 1.0, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert difference(first, other) > 1e-3
+
+
+def test_a_picture_does_not_depend_on_its_batch(refiner):
+    pictures = torch.stack([picture(seed=seed) for seed in range(3)])
+    together = refiner(pictures, torch.tensor([1.0, 7.0, 13.0]), generator=[seeded(seed) for seed in range(3)])
+    for index, snr_db in enumerate((1.0, 7.0, 13.0)):
+        alone = refiner(pictures[index], snr_db, generator=seeded(index))
+        assert difference(alone, together[index]) < 1e-4
+
+
+def test_the_snr_matters_and_can_be_left_out(refiner):
+    near, far, without, unknown = (
+        refiner(picture(), snr_db, use_snr=use, generator=seeded())
+        for snr_db, use in ((1.0, True), (15.0, True), (1.0, False), (None, True))
+    )
+    assert difference(near, far) > 1e-5
+    assert difference(near, without) > 1e-5
+    assert torch.equal(without, unknown)
+
+
+def test_saved_and_loaded_it_paints_the_same(refiner, tmp_path):
+    refiner.save_pretrained(tmp_path)
+    loaded = DiffJSCCPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert difference(loaded(picture(), 1.0, generator=seeded()), refiner(picture(), 1.0, generator=seeded())) < 1e-5
+
+
+def test_half_precision_is_near_full(flow):
+    half = flow_refiner().to(torch.bfloat16)
+    assert (half(picture(), 1.0, generator=seeded()) - flow(picture(), 1.0, generator=seeded())).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "dpm++karras"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_every_sampler_walks_as_many_steps_as_it_says(diffusion, sampler, strength):
+    timesteps = []
+    refined = diffusion(
+        picture(),
+        1.0,
+        steps=6,
+        sampler=sampler,
+        strength=strength,
+        generator=seeded(),
+        callback_on_step_end=lambda pipeline, step, timestep, tensors: timesteps.append(int(timestep)),
+    )
+    assert torch.isfinite(refined).all()
+    assert len(timesteps) == round(6 * strength)
+    assert timesteps == sorted(timesteps, reverse=True)
+    assert timesteps[0] > 900 if strength == 1 else timesteps[0] < 700
+
+
+def test_a_little_strength_stays_near_the_initial_reconstruction(refiner):
+    initial = picture()
+    round_trip = refiner(initial, 1.0, strength=0.001, colour_fix="none", generator=seeded(), **_thousand_steps(refiner))
+    painted = refiner(initial, 1.0, strength=1.0, colour_fix="none", generator=seeded())
+    anchor = initial if "flow" in refiner.config.defaults["sampler"] else refiner.decode(refiner.encode(initial[None]))[0]
+    assert (round_trip - anchor.clamp(0, 1)).abs().mean() < 0.3 * (painted - anchor).abs().mean()
+
+
+def _thousand_steps(refiner):
+    return {} if refiner.config.defaults["sampler"] == "flow" else {"steps": 1000}
+
+
+def test_latent_guidance_pulls_towards_the_initial_reconstruction(diffusion):
+    initial = picture()
+    wanted = diffusion.encode(initial[None])
+    distances = []
+    for scale in (0.0, 200.0, 1000.0):
+        ends = []
+        diffusion(
+            initial,
+            1.0,
+            latent_guidance=LatentGuidance(scale),
+            generator=seeded(),
+            callback_on_step_end=lambda pipeline, step, timestep, tensors, ends=ends: ends.append(tensors["latents"]),
+        )
+        distances.append((ends[-1] - wanted).square().mean().item())
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_guidance_outside_its_timesteps_does_nothing(diffusion):
+    late = LatentGuidance(1000.0, start=1, stop=-1)
+    assert torch.equal(
+        diffusion(picture(), 1.0, latent_guidance=late, generator=seeded()), diffusion(picture(), 1.0, generator=seeded())
+    )
+
+
+def test_a_callback_may_replace_the_sample(diffusion):
+    replaced = diffusion(
+        picture(), 1.0, generator=seeded(), callback_on_step_end=lambda p, s, t, tensors: {"latents": tensors["latents"] * 0}
+    )
+    black = diffusion.decode(torch.zeros(1, 4, 24, 32))[0]
+    from diffjscc.refine.colour import match_low_frequencies
+
+    assert difference(replaced, match_low_frequencies(black[None], picture()[None])[0].clamp(0, 1)) < 1e-4
+
+
+class CountingTokenizer:
+    """Words to tokens by their length: enough for texts to differ."""
+
+    model_max_length = 8
+
+    def __call__(self, prompts, **kwargs):
+        rows = [([48] + [len(word) for word in prompt.split()] + [49] + [0] * 8)[:8] for prompt in prompts]
+        return type("Tokens", (), {"input_ids": torch.tensor(rows)})
+
+
+class Captioner:
+    """Stands where BLIP-2 stands: processor and model in one."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, text="a red barn", broken=False):
+        self.text, self.broken, self.calls = text, broken, 0
+
+    def __call__(self, images, return_tensors):
+        return self
+
+    def to(self, *args):
+        return {}
+
+    def generate(self, **inputs):
+        self.calls += 1
+        if self.broken:
+            raise RuntimeError("no such device")
+        return [self.text]
+
+    def batch_decode(self, tokens, skip_special_tokens):
+        return tokens
+
+
+@pytest.fixture
+def speaking():
+    refiner = diffusion_refiner()
+    refiner.tokenizer = CountingTokenizer()
+    return refiner
+
+
+def test_prompts_and_classifier_free_guidance_change_the_picture(speaking):
+    def paint(prompt, **options):
+        return speaking(picture(), 1.0, prompt, generator=seeded(), **options)
+
+    assert difference(paint("a dog"), paint("two elephants")) > 1e-5
+    assert difference(paint("a dog"), paint("a dog", use_text=False)) > 1e-5
+    assert torch.equal(paint("a dog", guidance_scale=1.0), paint("a dog"))
+    assert difference(paint("a dog", guidance_scale=5.0), paint("a dog")) > 1e-4
+
+
+def test_a_caption_is_asked_for_once_a_picture(speaking):
+    speaking.captioner = speaking.caption_processor = captioner = Captioner()
+    captioned = speaking(picture(), 1.0, generator=seeded())
+    assert torch.equal(captioned, speaking(picture(), 1.0, generator=seeded()))
+    assert captioner.calls == 1
+    speaking(picture(seed=5), 1.0, generator=seeded())
+    assert captioner.calls == 2
+    assert torch.equal(captioned, speaking(picture(), 1.0, "a red barn", generator=seeded()))
+
+
+def test_a_captioner_that_fails_costs_the_text_alone(speaking, caplog):
+    silent = speaking(picture(), 1.0, generator=seeded())
+    speaking.captioner = speaking.caption_processor = Captioner(broken=True)
+    with caplog.at_level(logging.WARNING, "diffjscc"):
+        for seed in (0, 1):
+            refined = speaking(picture(seed=seed), 1.0, generator=seeded())
+    assert torch.equal(speaking(picture(), 1.0, generator=seeded()), silent)
+    assert refined.isfinite().all()
+    assert speaking.caption_failures == 2
+    assert len([r for r in caplog.records if "captioner failed" in r.message]) == 1
+
+
+def test_tiles_fade_into_nearly_the_whole_picture(flow):
+    initial = picture(128, 192)
+    whole, tiled = (flow(initial, 1.0, tile=tile, generator=seeded()) for tile in (None, 64))
+    # Group normalisation sees other neighbourhoods in a tile, so that the two are alike and not equal.
+    assert (whole - tiled).abs().mean() < 0.25 * (whole - initial).abs().mean()
+
+
+def test_tiles_of_a_function_of_each_value_are_exact():
+    from fractions import Fraction
+
+    from diffjscc.refine.tiling import in_tiles
+
+    x = torch.rand(2, 3, 100, 92, generator=seeded())
+    assert difference(in_tiles(lambda a: a * 2, (x,), 32), x * 2) < 1e-6
+    doubled = in_tiles(lambda a: a.repeat_interleave(2, -1).repeat_interleave(2, -2), (x,), 32, Fraction(2))
+    assert difference(doubled, x.repeat_interleave(2, -1).repeat_interleave(2, -2)) < 1e-6
+
+
+def test_out_of_memory_falls_back_to_tiles_and_says_so_once(flow, caplog, monkeypatch):
+    whole = flow.unet.forward
+
+    def small_memory(sample, *args, **kwargs):
+        if sample.shape[-1] * sample.shape[-2] > (FALLBACK_TILE // 4) ** 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(sample, *args, **kwargs)
+
+    monkeypatch.setattr(flow.unet, "forward", small_memory)
+    with caplog.at_level(logging.WARNING, "diffjscc"):
+        for _ in range(2):
+            assert flow(picture(528, 528), 1.0, generator=seeded()).shape == (3, 528, 528)
+    assert len([r for r in caplog.records if "out of GPU memory" in r.message]) == 1
+
+
+def test_out_of_memory_in_tiles_is_one_line(flow, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(flow.unet, "forward", no_memory)
+    with pytest.raises(ValueError, match="smaller tile"):
+        flow(picture(), 1.0, tile=64)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 5000])
+def test_steps_that_no_schedule_has_are_refused(diffusion, steps):
+    with pytest.raises(ValueError, match="from 1 to 1000"):
+        diffusion(picture(), 1.0, steps=steps)
+
+
+@pytest.mark.parametrize("steps", [0, 2, 5000])
+def test_a_flow_is_walked_as_it_was_trained(flow, steps):
+    with pytest.raises(ValueError, match="leave steps out"):
+        flow(picture(), 1.0, steps=steps)
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.5, 1.01])
+def test_strength_outside_its_range_is_refused(refiner, strength):
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        refiner(picture(), 1.0, strength=strength)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"sampler": "euler"}, "choose from"),
+        ({"colour_fix": "sepia"}, "choose from none, adain, wavelet"),
+        ({"tile": 100}, "multiple of"),
+        ({"prompt": ["one", "two"]}, "2 prompts for 1 pictures"),
+        ({"prompt": "a dog"}, "no tokenizer|no text encoder"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_one_line(refiner, options, line):
+    with pytest.raises(ValueError, match=line) as refusal:
+        refiner(picture(), 1.0, **options)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("initial", "line"),
+    [
+        (torch.zeros(1, 48, 64), "expected float"),
+        (torch.zeros(3, 48, 64, dtype=torch.uint8), "expected float"),
+        (torch.full((3, 48, 64), torch.nan), "NaN"),
+        (torch.zeros(3, 8, 64), "at least 16"),
+    ],
+)
+def test_what_is_no_picture_is_refused(refiner, initial, line):
+    with pytest.raises(ValueError, match=line):
+        refiner(initial, 1.0)
+
+
+def test_one_snr_or_one_for_each(refiner):
+    with pytest.raises(ValueError, match="2 values for 3 pictures"):
+        refiner(torch.stack([picture()] * 3), torch.tensor([1.0, 2.0]))
