@@ -30,6 +30,7 @@ test: setup
 
 bench: setup
 	@$(RUN) tests/bench/codec_speed.py
+	@echo; $(RUN) tests/bench/refiner_speed.py
 
 lint: setup
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two photographs cross a GNU Radio channel at 1 dB SNR, at two rates; a contact sheet shows what arrived."""
+"""Two photographs cross a GNU Radio channel at 1 dB SNR, at two rates; a contact sheet shows what arrived, and refined."""
 
 import argparse
 import queue
@@ -44,40 +44,47 @@ def photographs():
 
 
 def send(folder, rate, on_picture):
-    """Sends the pictures of a folder, in order; returns [(pixels, metadata), …] as received."""
-    flowgraph = SymbolLoopback(str(folder), rate, SNR_DB, folder="")
-    received = PictureQueue()
-    flowgraph.msg_connect((flowgraph.sink, "images"), (received, "images"))
-    pictures = []
+    """Sends the pictures of a folder, in order; returns ([(pixels, metadata), …] as received, the same refined)."""
+    flowgraph = SymbolLoopback(str(folder), rate, SNR_DB, folder="", refine="local")
+    ports = {"images": PictureQueue(), "refined": PictureQueue()}
+    for port, pictures in ports.items():
+        flowgraph.msg_connect((flowgraph.sink, port), (pictures, "images"))
     expected = len(list(folder.iterdir()))
     flowgraph.start()
-    deadline = time.monotonic() + 60
-    while len(pictures) < expected and time.monotonic() < deadline:
-        try:
-            pictures.append(received.pictures.get(timeout=0.2))
-            on_picture()
-        except queue.Empty:
-            continue
+    deadline = time.monotonic() + 120
+    arrived = {port: [] for port in ports}
+    while any(len(pictures) < expected for pictures in arrived.values()) and time.monotonic() < deadline:
+        for port, waiting in ports.items():
+            try:
+                arrived[port].append(waiting.pictures.get(timeout=0.1))
+                on_picture()
+            except queue.Empty:
+                continue
     flowgraph.stop()
     flowgraph.wait()
-    if len(pictures) < expected:
-        sys.exit(f"demo: only {len(pictures)} of {expected} pictures arrived: {flowgraph.sink.counters()}")
-    return pictures
+    if any(len(pictures) < expected for pictures in arrived.values()):
+        sys.exit(f"demo: not all of {expected} pictures arrived: {flowgraph.sink.counters()}")
+    return arrived["images"], arrived["refined"]
 
 
-def row(name, original, received, metadata):
-    """A row of the contact sheet: original | received | error."""
-    a, b = to_tensor(received), to_tensor(original)
+def row(name, original, received, refined, metadata):
+    """A row of the contact sheet: original | received | refined | error of the received."""
     header = ImageHeader.from_dict(metadata)
     height, width = original.shape[:2]
+
+    def quality(pixels):
+        a, b = to_tensor(pixels), to_tensor(original)
+        return f"PSNR {psnr(a, b):.2f} dB, MS-SSIM {ms_ssim(a, b):.3f}"
+
     return [
         (original, f"{name}, {width} x {height}"),
         (
             received,
-            f"R = {header.rate}, {header.symbol_count} symbols: PSNR {psnr(a, b):.2f} dB, MS-SSIM {ms_ssim(a, b):.3f}\n"
+            f"R = {header.rate}, {header.symbol_count} symbols: {quality(received)}\n"
             f"SNR {header.tx_snr_db:.2f} dB asked, {metadata['snr_db']:.2f} dB measured",
         ),
-        (error_picture(received, original), "error, around grey"),
+        (refined, f"refined: {quality(refined)}"),
+        (error_picture(received, original), "error of the received, around grey"),
     ]
 
 
@@ -89,12 +96,14 @@ def main():
     for index, (name, pixels) in enumerate(originals.items()):
         write_image(out / "original" / f"{index}_{name}.png", pixels)
     rows = []
-    with tqdm(total=len(RATES) * len(originals), unit="picture", desc="on the air") as bar:
+    with tqdm(total=2 * len(RATES) * len(originals), unit="picture", desc="received and refined") as bar:
         for rate in RATES:
-            pictures = send(out / "original", rate, bar.update)
-            for (name, original), (received, metadata) in zip(originals.items(), pictures):
-                write_image(out / "received" / f"{name}_R{rate.replace('/', '-')}.png", received)
-                rows.append(row(name, original, received, metadata))
+            pictures = zip(originals.items(), *send(out / "original", rate, bar.update))
+            for (name, original), (received, metadata), (refined, _) in pictures:
+                stem = f"{name}_R{rate.replace('/', '-')}"
+                write_image(out / "received" / f"{stem}.png", received)
+                write_image(out / "received" / f"{stem}_refined.png", refined)
+                rows.append(row(name, original, received, refined, metadata))
     sheet = out / "contact_sheet.png"
     write_image(sheet, contact_sheet(rows))
     print(f"contact sheet: {sheet.resolve()}\nreceived pictures: {(out / 'received').resolve()}")

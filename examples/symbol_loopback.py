@@ -8,22 +8,23 @@ from gnuradio import channels, diffjscc, gr
 
 
 class SymbolLoopback(gr.top_block):
-    """One flowgraph; ``sink`` has the message port ``images`` and the counters.
+    """One flowgraph; ``sink`` has the message ports ``images`` and ``refined``, and the counters.
 
     source   a file, a folder or a glob
     rate     channel uses per pixel
     snr_db   SNR of the channel, dB, known to the encoder; the sink estimates it
     folder   where received pictures are written; "" for none
     seed     of the channel's noise
+    refine   "none", or "local" to repaint received pictures with the bundled refiner
     """
 
-    def __init__(self, source, rate="1/128", snr_db=1.0, folder="received", seed=1):
+    def __init__(self, source, rate="1/128", snr_db=1.0, folder="received", seed=1, refine="none"):
         gr.top_block.__init__(self, "Symbol loopback")
         self.source = diffjscc.jscc_source(source, rate=rate, snr_db=snr_db)
         # The model's resampler reads three samples ahead while tags stay in place; the taps bring them together again.
         # Its noise voltage squared is the variance of a complex sample.
         self.channel = channels.channel_model(noise_voltage=10 ** (-snr_db / 20), taps=[0, 0, 0, 1], noise_seed=seed)
-        self.sink = diffjscc.jscc_sink(folder=folder)
+        self.sink = diffjscc.jscc_sink(folder=folder, refine=refine)
         self.connect(self.source, self.channel, self.sink)
 
 
@@ -33,9 +34,10 @@ def main():
     parser.add_argument("--rate", default="1/128", help="channel uses per pixel (default: %(default)s)")
     parser.add_argument("--snr", type=float, default=1.0, help="SNR of the channel in dB (default: %(default)s)")
     parser.add_argument("--out", default="received", help="folder for received pictures (default: %(default)s)")
+    parser.add_argument("--refine", choices=("none", "local"), default="none", help="repaint what was received")
     arguments = parser.parse_args()
     try:
-        flowgraph = SymbolLoopback(arguments.source, arguments.rate, arguments.snr, arguments.out)
+        flowgraph = SymbolLoopback(arguments.source, arguments.rate, arguments.snr, arguments.out, refine=arguments.refine)
     except ValueError as error:
         parser.error(str(error))
     flowgraph.run()

@@ -12,6 +12,7 @@ from diffjscc.images import unused_path, write_image
 from .bursts import BurstAssembler
 from .pdus import LENGTH_TAG, image_to_pdu, received_metadata
 from .receiver import Counters, Dropped, Receiver
+from .refinement import WHERE, LocalRefinement
 from .worker import Worker
 
 #: Seconds that `work` waits for the decoder before it gives the scheduler a turn.
@@ -27,29 +28,52 @@ class jscc_sink(gr.sync_block):
     Input: complex symbols, unit mean power, gain 1. A burst's first symbol carries the tag ``image_header`` (the fields
     of ImageHeader) and a length tag; an optional tag ``snr_db`` tells its SNR.
     Output, message port ``images``: PDU {image_id, width, height, model, rate, tx_snr_db, snr_db, truncated,
-    stage: "initial"} · u8vector RGB.
+    stage: "initial"} · u8vector RGB, as soon as a picture is decoded; message port ``refined``: the same with
+    stage "refined", when it is ready.
 
     model        codec that bursts must name, by name or folder; "" for whichever installed model they name
     snr_db       SNR at the receiver, dB; None: from the tag, else estimated from each burst's power
-    folder       where PNG files are written, each whole or not at all; "" for none
-    on_full      "wait": hold the stream back when the decoder is behind (files, simulations); "drop": throw the oldest
-                 waiting burst away and count it (live radios)
-    queue_size   bursts that may wait for the decoder
+    folder       where PNG files are written, each whole or not at all (000001.png, 000001_refined.png); "" for none
+    on_full      "wait": hold the stream back when the decoder or the refiner is behind (files, simulations); "drop":
+                 throw the oldest waiting burst, or picture, away and count it (live radios)
+    queue_size   bursts that may wait for the decoder, and pictures for the refiner
     length_tag   name of the length tag
-    device       where to decode: cpu, cuda, …
+    device       where to decode and refine: cpu, cuda, …
+    refine       "none", or "local": refine pictures in this process
+    refiner      refiner, by name or folder
 
-    Decoding runs in a thread of its own. A burst that lost its tail is decoded from the rest; a burst that cannot be
-    decoded is counted, logged and dropped. Raises ValueError for an unknown policy, queue size or SNR.
+    Decoding and refining run in a thread each. A burst that lost its tail is decoded from the rest; a burst that cannot be
+    decoded is counted, logged and dropped; a picture that cannot be refined stands as it is. Raises ValueError for an
+    unknown policy, queue size, SNR or refiner.
     """
 
-    def __init__(self, model="lite", snr_db=None, folder="", on_full="wait", queue_size=4, length_tag=LENGTH_TAG, device="cpu"):
+    def __init__(
+        self,
+        model="lite",
+        snr_db=None,
+        folder="",
+        on_full="wait",
+        queue_size=4,
+        length_tag=LENGTH_TAG,
+        device="cpu",
+        refine="none",
+        refiner="mini",
+    ):
         gr.sync_block.__init__(self, name="jscc_sink", in_sig=[np.complex64], out_sig=None)
-        self._images = pmt.intern("images")
+        self._images, self._refined = pmt.intern("images"), pmt.intern("refined")
         self.message_port_register_out(self._images)
+        self.message_port_register_out(self._refined)
         self._receiver = Receiver(model, snr_db, device)
         self._counters = Counters()
         self._assembler = BurstAssembler(length_tag)
         self._worker = Worker(self._decode, self._failed, self._thrown_away, queue_size, on_full)
+        if refine not in WHERE:
+            raise ValueError(f"refine = {refine!r} is not one of {', '.join(WHERE)}")
+        self._refinement = None
+        if refine == "local":
+            self._refinement = LocalRefinement(
+                refiner, device, self._publish_refined, lambda line: self.logger.warn(line), queue_size, on_full
+            )
         self._folder = folder
         self._holds_back = on_full == "wait"
         self._ended = collections.deque()
@@ -60,10 +84,14 @@ class jscc_sink(gr.sync_block):
         self._receiver.set_snr_db(snr_db)
 
     def counters(self):
-        """{"received", "decoded", "truncated", "stray": symbols outside any burst, "dropped": {reason: bursts}}."""
-        return self._counters.snapshot() | {"stray": self._assembler.stray}
+        """{"received", "decoded", "truncated", "stray": symbols outside any burst, "dropped": {reason: bursts}}, and with
+        refinement "refined", "unrefined"."""
+        refinement = self._refinement.counters() if self._refinement else {}
+        return self._counters.snapshot() | {"stray": self._assembler.stray} | refinement
 
     def start(self):
+        if self._refinement:
+            self._refinement.start()
         self._worker.start()
         return True
 
@@ -75,6 +103,8 @@ class jscc_sink(gr.sync_block):
             self._ended.popleft()
         if not self._worker.stop(DRAIN_TIMEOUT):
             self.logger.error(f"stopped with pictures still undecoded after {DRAIN_TIMEOUT:.0f} s")
+        if self._refinement and not self._refinement.stop(DRAIN_TIMEOUT):
+            self.logger.error(f"stopped with pictures still unrefined after {DRAIN_TIMEOUT:.0f} s")
         return True
 
     def work(self, input_items, output_items):
@@ -88,8 +118,8 @@ class jscc_sink(gr.sync_block):
             self._seen = len(symbols)
             self._deliver()
         elif not len(fresh):
-            self._deliver() and self._worker.wait_idle(PATIENCE)
-        idle = not self._ended and self._worker.idle
+            self._deliver() and self._wait_idle()
+        idle = not self._ended and self._worker.idle and (self._refinement is None or self._refinement.idle)
         consumed = self._seen if idle or not self._holds_back else max(0, self._seen - 1)
         self._seen -= consumed
         return consumed
@@ -102,6 +132,10 @@ class jscc_sink(gr.sync_block):
             self._ended.popleft()
         return True
 
+    def _wait_idle(self):
+        if self._worker.wait_idle(PATIENCE) and self._refinement:
+            self._refinement.wait_idle(PATIENCE)
+
     def _decode(self, burst):
         self._counters.count("received")
         if burst.problem is not None:
@@ -110,9 +144,17 @@ class jscc_sink(gr.sync_block):
         pixels, snr_db, truncated = self._receiver.decode(burst.values, header, burst.snr_db)
         self._counters.count("decoded")
         self._counters.count("truncated", int(truncated))
-        self.message_port_pub(self._images, image_to_pdu(pixels, received_metadata(header, snr_db, truncated)))
+        metadata = received_metadata(header, snr_db, truncated)
+        self.message_port_pub(self._images, image_to_pdu(pixels, metadata))
         if self._folder:
             write_image(unused_path(self._folder, f"{header.image_id:06d}"), pixels)
+        if self._refinement:
+            self._refinement.submit(pixels, metadata, DRAIN_TIMEOUT)
+
+    def _publish_refined(self, pixels, metadata):
+        self.message_port_pub(self._refined, image_to_pdu(pixels, metadata | {"stage": "refined"}))
+        if self._folder:
+            write_image(unused_path(self._folder, f"{metadata['image_id']:06d}_refined"), pixels)
 
     def _failed(self, burst, error):
         self._counters.drop(error.reason if isinstance(error, Dropped) else "error")

@@ -14,9 +14,10 @@ from . import options
 def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="measure a codec over rates and SNRs",
-        description="Sends every picture at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table.",
-        epilog="example: diffjscc evaluate kodak/ --snrs 1 4 7 10 13",
+        help="measure a codec over rates and SNRs, or a refiner",
+        description="Sends every picture at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table; with"
+        " --refine, at one SNR, distortion and realism before and after (LPIPS and FID where their weights are at hand).",
+        epilog="examples: diffjscc evaluate kodak/ --snrs 1 4 7 10 13; diffjscc evaluate kodak/ --refine mini --snrs 1",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, a folder of pictures, or a quoted pattern")
     parser.add_argument(
@@ -26,13 +27,13 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "--snrs",
         type=options.snr_db,
         nargs="+",
-        default=[1.0, 4.0, 7.0, 10.0, 13.0],
         metavar="DB",
-        help="SNRs in dB (default: 1 4 7 10 13)",
+        help="SNRs in dB (default: 1 4 7 10 13; with --refine: 1)",
     )
     parser.add_argument("--passes", type=int, default=1, metavar="N", help="times that each picture is sent (default: %(default)s)")
     options.add_channel(parser)
     options.add_model(parser)
+    options.add_refiner(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -49,23 +50,49 @@ def run(arguments: argparse.Namespace) -> None:
     codec = load_codec(arguments.model, arguments.device)
     rates = [codec.check_rate(rate) for rate in arguments.rates or codec.rates]
     pictures = [path for source in arguments.images for path in find_images(source)]
+    if arguments.refine:
+        _evaluate_refiner(arguments, codec, rates, pictures)
+        return
+    snrs_db = arguments.snrs or [1.0, 4.0, 7.0, 10.0, 13.0]
     points = sweep(
         codec,
         pictures,
-        arguments.snrs,
+        snrs_db,
         rates,
         arguments.channel,
         arguments.passes,
         arguments.seed,
         arguments.erasures,
     )
-    points = list(tqdm(points, total=len(rates) * len(arguments.snrs), unit="point"))
+    points = list(tqdm(points, total=len(rates) * len(snrs_db), unit="point"))
     if arguments.json:
-        rows = [{**asdict(point), "rate": str(point.rate)} for point in points]
-        print(
-            json.dumps(
-                [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows], indent=2
-            )
-        )
+        _print_json(points)
     else:
         print(markdown_table(points))
+
+
+def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, pictures) -> None:
+    from tqdm import tqdm
+
+    from ..evaluate.refinement import markdown_scores, score_refiner
+    from ..hub import load_refiner
+
+    snrs_db = arguments.snrs or [1.0]
+    if len(snrs_db) > 1:
+        raise ValueError(f"--refine measures at one SNR: give --snrs {snrs_db[0]:g} alone")
+    refiner = load_refiner(arguments.refine, arguments.device)
+    scores = score_refiner(codec, refiner, pictures, snrs_db[0], rates, arguments.seed, **options.refiner_options(arguments))
+    scores = list(tqdm(scores, total=1 + 2 * len(rates), unit="row"))
+    if arguments.json:
+        _print_json(scores)
+    else:
+        print(markdown_scores(scores))
+
+
+def _print_json(rows) -> None:
+    """Dataclasses with a rate, as JSON: NaN becomes null."""
+
+    def plain(value):
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    print(json.dumps([{**{k: plain(v) for k, v in asdict(row).items()}, "rate": str(row.rate or "")} for row in rows], indent=2))

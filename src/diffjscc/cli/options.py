@@ -40,5 +40,20 @@ def add_channel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
 
 
+def add_refiner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--refine", metavar="MODEL", help="refine too: a name of `diffjscc models`, such as mini, or a folder")
+    parser.add_argument("--sampler", metavar="S", help="ddpm, ddim, dpm++ or dpm++karras (default: the refiner's)")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the refiner's)")
+    parser.add_argument("--strength", type=float, metavar="X", help="how much is repainted, above 0 to 1 (default: 1)")
+    parser.add_argument("--colour-fix", metavar="F", help="none, wavelet or adain (default: the refiner's)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what the pictures show, for refiners that take text")
+
+
+def refiner_options(arguments: argparse.Namespace) -> dict:
+    """What was said of `add_refiner`'s options, for the refiner's call."""
+    names = ("sampler", "steps", "strength", "colour_fix", "prompt")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

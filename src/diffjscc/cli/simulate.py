@@ -17,13 +17,14 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "simulate",
         help="send pictures through a simulated channel",
         description="Encodes each picture, adds the channel's noise, decodes, and writes what was received.",
-        epilog="example: diffjscc simulate photo.jpg --rate 1/128 --snr 1 --out received",
+        epilog="example: diffjscc simulate photo.jpg --rate 1/128 --snr 1 --refine mini --out received",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, a folder of pictures, or a quoted pattern")
     parser.add_argument("--rate", type=options.rate, metavar="R", help="channel uses per pixel (default: the model's lowest)")
     parser.add_argument("--snr", type=options.snr_db, default=1.0, metavar="DB", help="SNR in dB (default: %(default)s)")
     options.add_channel(parser)
     options.add_model(parser)
+    options.add_refiner(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("received"), metavar="DIR", help="folder for the pictures (default: %(default)s)"
     )
@@ -32,12 +33,14 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import torch
+
     from ..channel import draw_gain, transmit
-    from ..evaluate.metrics import ms_ssim, psnr
-    from ..hub import load_codec
-    from ..images import find_images, read_image, to_pixels, to_tensor, write_image
+    from ..hub import load_codec, load_refiner
+    from ..images import find_images, read_image, to_tensor
 
     codec = load_codec(arguments.model, arguments.device)
+    refiner = load_refiner(arguments.refine, arguments.device) if arguments.refine else None
     rate = codec.check_rate(arguments.rate or codec.rates[0])
     results, failed = [], False
     for index, path in enumerate(path for source in arguments.images for path in find_images(source)):
@@ -52,22 +55,42 @@ def run(arguments: argparse.Namespace) -> int:
         gain = draw_gain(arguments.channel, seed)
         symbols = codec.encode(image, arguments.snr, rate, image_id=index, fading=gain)
         reception = transmit(symbols, arguments.snr, gain, seed, arguments.erasures)
-        received = codec.decode(reception, symbols.header).cpu()
-        written = arguments.out / f"{path.stem}_{arguments.snr:g}dB_{str(rate).replace('/', '-')}.png"
-        write_image(written, to_pixels(received))
-        similarity = ms_ssim(received, image)
+        received = codec.decode(reception, symbols.header)
+        name = f"{path.stem}_{arguments.snr:g}dB_{str(rate).replace('/', '-')}"
         result = {
             "image": str(path),
-            "received": str(written),
             "symbols": len(symbols.values),
-            "psnr_db": round(psnr(received, image), 3),
-            "ms_ssim": None if math.isnan(similarity) else round(similarity, 4),
+            **_written(received, image, arguments.out / f"{name}.png"),
         }
+        if refiner is not None:
+            generator = torch.Generator().manual_seed(seed)
+            refined = refiner(received, reception.snr_db, generator=generator, **options.refiner_options(arguments))
+            result["refined"] = _written(refined, image, arguments.out / f"{name}_refined.png")
         results.append(result)
         if not arguments.json:
-            print(
-                f"{path.name}: {result['symbols']} symbols, PSNR {result['psnr_db']:.2f} dB, MS-SSIM {similarity:.3f} → {written}"
-            )
+            print(f"{path.name}: {result['symbols']} symbols, {_line(result)}")
+            if refiner is not None:
+                print(f"{path.name}: refined, {_line(result['refined'])}")
     if arguments.json:
         print(json.dumps(results, indent=2))
     return 2 if failed else 0
+
+
+def _written(picture, original, path: Path) -> dict:
+    """Writes the picture, and says where and how good it is."""
+    from ..evaluate.metrics import ms_ssim, psnr
+    from ..images import to_pixels, write_image
+
+    picture = picture.cpu()
+    write_image(path, to_pixels(picture))
+    similarity = ms_ssim(picture, original)
+    return {
+        "received": str(path),
+        "psnr_db": round(psnr(picture, original), 3),
+        "ms_ssim": None if math.isnan(similarity) else round(similarity, 4),
+    }
+
+
+def _line(result: dict) -> str:
+    similarity = "" if result["ms_ssim"] is None else f", MS-SSIM {result['ms_ssim']:.3f}"
+    return f"PSNR {result['psnr_db']:.2f} dB{similarity} → {result['received']}"

@@ -23,11 +23,9 @@ FIELDS = {
     "channels": (int, "N", "channels of the latent"),
     "width": (int, "N", "channels of every convolution"),
     "start_noise": (float, "X", "deviation of the noise that a refinement starts with, in units of the latent's"),
-    "texture": (float, "X", "weight of the loss on local energy"),
-    "adversarial": (float, "X", "weight of the critic's loss"),
-    "alone": (int, "N", "steps before the critic speaks"),
-    "generator_lr": (float, "X", "peak learning rate of the generator from then on"),
-    "critic_lr": (float, "X", "peak learning rate of the critic"),
+    "texture": (float, "X", "weight of the loss on the distribution of patches"),
+    "spectrum": (float, "X", "weight of the loss on local spectra"),
+    "coarse": (float, "X", "weight of L1 at a quarter of the resolution"),
     "stable_diffusion": (str, "PATH", "Stable Diffusion 2.1-base: a diffusers folder, or a single file"),
     "config": (str, "YAML", "configuration of a single file that is not Stable Diffusion 2.1-base"),
     "captioner": (str, "MODEL", "BLIP-2 that captions the initial reconstructions; none: no text"),
@@ -56,7 +54,7 @@ WHAT = {
         "refiner",
         "RefinerRecipe",
         "RefinerTrainer",
-        ("vae", "codec", "start_noise", "texture", "adversarial", "alone", "generator_lr", "critic_lr")
+        ("vae", "codec", "start_noise", "texture", "spectrum", "coarse")
         + ("steps", "batch", "crop", "lr", "muon_lr", "decay", "ema", "seed", "start_from"),
         "a small one-step refiner",
         "diffjscc train refiner --data photographs/ --vae runs/vae/model --out runs/mini",

@@ -32,6 +32,8 @@ SHARPNESS = 0.75
 
 def niqe(pixels: np.ndarray) -> float:
     """NIQE of uint8 RGB (H, W, 3), lower is better; NaN for a picture with fewer than four 96×96 patches."""
+    if min(pixels.shape[:2]) < PATCH:
+        return float("nan")
     features, _ = _features(pixels)
     features = features[np.isfinite(features).all(1)]
     if len(features) < 4:

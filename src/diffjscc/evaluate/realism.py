@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -95,7 +93,3 @@ def flat_deviation(image: Tensor, original: Tensor, share: float = 0.1) -> tuple
 def _block_deviation(image: Tensor) -> Tensor:
     grey = image.mean(0, keepdim=True)[None]
     return F.unfold(grey, FLAT_BLOCK, stride=FLAT_BLOCK)[0].std(dim=0)
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

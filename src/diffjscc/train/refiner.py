@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Training a small refiner: a one-step adversarial generator in the shape of DiffJSCC.
+"""Training a small refiner: a one-step generator in the shape of DiffJSCC.
 
     initial ─► VAE encoder ─► f_s ─┬─► + noise ─► z_1 ─► UNet ─► v ─► z_0 = z_1 − v ─► VAE decoder ─► refined
                                    └─► control module (with the SNR) ──┘
 
 With no large prior to protect, UNet, control module and VAE decoder are trained as one network; the codec and the VAE's
 encoder stay as they are. The path from z_1, the noised latent of the initial reconstruction, to z_0 is a rectified flow
-walked in a single step, and the loss is on the picture at its end: L1, and a critic that sees the initial picture too.
+walked in a single step. The loss is on the picture at its end: L1, which ties it to the photograph, and differences of local
+statistics (see `texture`), which are the same for every plausible picture, so that detail need not be in the right place to
+be painted.
 """
 
 from __future__ import annotations
@@ -25,11 +27,10 @@ from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
 from ..symbols import rate_channels
 from .codec import CodecRecipe, draw_conditions, receive, reconstruct
-from .discriminator import PatchDiscriminator, critic_loss, generator_loss
 from .optimisers import build_optimisers, take_step
 from .pictures import RandomCrops, split
 from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
-from .texture import texture_loss
+from .texture import lattice_loss, spectrum_loss, texture_loss
 
 #: Held-out pictures measured at each checkpoint, at the codec's lowest rate and this SNR in dB.
 VALIDATION_PICTURES = 8
@@ -42,26 +43,25 @@ class RefinerRecipe:
 
     vae          folder of the trained autoencoder
     codec        name or folder of the frozen codec
-    widths       of the UNet's levels, at the latent's resolution, half of it, a quarter
+    widths       of the UNet's levels, at the latent's resolution, half of it, a quarter, …
     layers       residual blocks a level
     start_noise  standard deviation of the noise on z_1, in units of the latent's own
-    adversarial  weight of the critic's loss beside L1 on pixels in [0, 1]
-    texture      weight of the loss on local energy
-    alone        steps before the critic speaks
-    generator_lr, critic_lr  of AdamW once the critic speaks; lr and muon_lr are for the steps before
+    texture      weight of `texture_loss`
+    spectrum     weight of `spectrum_loss`
+    lattice      weight of `lattice_loss`
+    coarse       weight of L1 at a quarter of the resolution, which ties shapes and colours and leaves detail free
     The others as in CodecRecipe.
     """
 
     vae: str
     codec: str = "lite"
-    widths: tuple[int, ...] = (128, 160, 160)
+    widths: tuple[int, ...] = (64, 128, 160, 160)
     layers: int = 1
-    start_noise: float = 0.1
-    adversarial: float = 0.05
-    texture: float = 5.0
-    alone: int = 500
-    generator_lr: float = 2e-4
-    critic_lr: float = 4e-4
+    start_noise: float = 0.05
+    texture: float = 3.0
+    coarse: float = 2.0
+    spectrum: float = 10.0
+    lattice: float = 2.0
     rates: list[str] = field(default_factory=list)
     snr_range_db: list[float] = field(default_factory=lambda: [-5.0, 20.0])
     steps: int = 6000
@@ -129,23 +129,13 @@ class RefinerTrainer(Run):
         self.generator = nn.ModuleDict(
             {"unet": self.pipeline.unet, "control": self.pipeline.control, "decoder": self.pipeline.vae.decoder}
         ).train()
-        self.critic = PatchDiscriminator().to(self.device)
         self.average = RunningAverage(self.generator, recipe.ema)
         self.optimisers = build_optimisers(self.generator, recipe.lr, recipe.muon_lr, narrowest=64)
-        self.generator_optimiser = _short_memory(self.generator, recipe.generator_lr)
-        self.critic_optimiser = _short_memory(self.critic, recipe.critic_lr)
         self.resume()
 
     def parts(self):
         optimisers = {f"optimiser{i}": optimiser for i, optimiser in enumerate(self.optimisers)}
-        return {
-            "generator": self.generator,
-            "critic": self.critic,
-            "average": self.average,
-            "generator_optimiser": self.generator_optimiser,
-            "critic_optimiser": self.critic_optimiser,
-            **optimisers,
-        }
+        return {"generator": self.generator, "average": self.average, **optimisers}
 
     def train_step(self) -> float:
         images = self.crops(self.step).to(self.device, memory_format=torch.channels_last)
@@ -154,42 +144,15 @@ class RefinerTrainer(Run):
         factor = warm_up_then_fall(self.step, self.recipe.steps, self.recipe.decay)
         with torch.autocast(self.device.type, torch.bfloat16):
             refined = refine_in_one_step(self.pipeline, initial, snr_db, random)
-        difference, texture = l1_loss(refined, images), texture_loss(refined, images)
-        loss = difference + self.recipe.texture * texture
-        optimisers = self.optimisers
-        self.terms = {"l1": difference.item(), "texture": texture.item()}
-        if self.step >= self.recipe.alone:
-            optimisers = [self.generator_optimiser]
-            self._train_critic(images, refined.detach(), initial, factor)
-            judged = self._judge(images, refined, initial)
-            self.terms["judged"] = judged.item()
-            loss = loss + self.recipe.adversarial * judged
+        recipe = self.recipe
+        loss = l1_loss(refined, images) + recipe.coarse * l1_loss(avg_pool2d(refined, 4), avg_pool2d(images, 4))
+        loss = loss + recipe.texture * texture_loss(refined, images, random)
+        loss = loss + recipe.spectrum * spectrum_loss(refined, images) + recipe.lattice * lattice_loss(refined)
         self.generator.zero_grad()
         loss.backward()
-        if take_step(optimisers, self.generator, factor):
+        if take_step(self.optimisers, self.generator, factor):
             self.average.update()
         return loss.item()
-
-    def _judge(self, images: Tensor, refined: Tensor, initial: Tensor) -> Tensor:
-        """The generator's loss before the critic, which learns nothing from it."""
-        self.critic.requires_grad_(False)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.no_grad():
-                real = self.critic(images, initial)
-            loss = generator_loss(real, self.critic(refined, initial))
-        self.critic.requires_grad_(True)
-        return loss
-
-    def _train_critic(self, images: Tensor, refined: Tensor, initial: Tensor, factor: float) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16):
-            logits = self.critic(torch.cat((images, refined)), torch.cat((initial, initial)))
-            real, fake = zip(*(scale.chunk(2) for scale in logits))
-            loss = critic_loss(real, fake)
-        self.critic.zero_grad()
-        loss.backward()
-        take_step([self.critic_optimiser], self.critic, factor)
-        self.margin = sum((r.float().mean() - f.float().mean()).item() for r, f in zip(real, fake)) / len(real)
-        self.spread = real[0].float().std().item()
 
     @torch.no_grad()
     def _receive(self, images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -219,13 +182,6 @@ class RefinerTrainer(Run):
         """A diffusers folder, float16."""
         with self.average:
             save_pipeline(self.pipeline, folder)
-
-
-def _short_memory(module: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """AdamW with little momentum: two networks that pull against each other would swing on long ones."""
-    optimiser = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.5, 0.99), weight_decay=0)
-    optimiser.param_groups[0]["peak_lr"] = lr
-    return optimiser
 
 
 def _psnr(picture: Tensor, original: Tensor) -> float:

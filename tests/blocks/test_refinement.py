@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""jscc_sink with a refiner: the initial picture at once, the refined one when it is ready."""
+
+import numpy as np
+import pytest
+from blocks.flowgraphs import MessageSink
+from gnuradio import diffjscc, gr
+from refine.tiny import flow_refiner
+
+from diffjscc.images import read_image
+
+
+@pytest.fixture(scope="module")
+def refiner(tmp_path_factory):
+    """A folder with a small untrained refiner."""
+    folder = tmp_path_factory.mktemp("refiners") / "tiny"
+    flow_refiner().save_pretrained(folder)
+    return str(folder)
+
+
+def run(pictures, sink):
+    """A folder through a clean channel: the published (initial pictures, refined pictures)."""
+    source = diffjscc.jscc_source(str(pictures), rate="1/64", snr_db=7.0)
+    ports = {"images": MessageSink(), "refined": MessageSink()}
+    flowgraph = gr.top_block()
+    flowgraph.connect(source, sink)
+    for port, messages in ports.items():
+        flowgraph.msg_connect((sink, port), (messages, "in"))
+    flowgraph.run()
+    return ports["images"].pictures(), ports["refined"].pictures()
+
+
+def test_every_picture_comes_twice_and_both_are_written(pictures, refiner, tmp_path):
+    sink = diffjscc.jscc_sink(refine="local", refiner=refiner, folder=str(tmp_path), queue_size=1)
+    initial, refined = run(pictures, sink)
+    assert [metadata["image_id"] for _, metadata in initial] == [0, 1, 2]
+    assert [metadata["image_id"] for _, metadata in refined] == [0, 1, 2]
+    assert {metadata["stage"] for _, metadata in initial} == {"initial"}
+    assert {metadata["stage"] for _, metadata in refined} == {"refined"}
+    assert sink.counters()["refined"] == 3 and sink.counters()["unrefined"] == 0
+    for (before, metadata), (after, _) in zip(initial, refined):
+        assert before.shape == after.shape and not np.array_equal(before, after)
+        assert np.array_equal(read_image(tmp_path / f"{metadata['image_id']:06d}.png"), before)
+        assert np.array_equal(read_image(tmp_path / f"{metadata['image_id']:06d}_refined.png"), after)
+
+
+def test_the_same_picture_is_refined_the_same_way_again(pictures, refiner):
+    first, second = (run(pictures, diffjscc.jscc_sink(refine="local", refiner=refiner, snr_db=7.0))[1] for _ in range(2))
+    for (a, _), (b, _) in zip(first, second):
+        assert np.array_equal(a, b)
+
+
+def test_a_refiner_that_fails_costs_no_initial_picture(pictures, refiner, monkeypatch):
+    calls = []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr("diffjscc.hub.load_refiner", fail)
+    sink = diffjscc.jscc_sink(refine="local", refiner=refiner)
+    initial, refined = run(pictures, sink)
+    assert len(initial) == 3 and refined == []
+    assert sink.counters()["unrefined"] == 3 and len(calls) == 3
+
+
+def test_without_refinement_nothing_is_refined(pictures):
+    sink = diffjscc.jscc_sink()
+    initial, refined = run(pictures, sink)
+    assert len(initial) == 3 and refined == []
+    assert "refined" not in sink.counters()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"refine": "elsewhere"}, "refine = 'elsewhere' is not one of none, local"),
+        ({"refine": "local", "refiner": "absent"}, "neither a known name"),
+        ({"refine": "local", "refiner": "lite"}, "has no refiner"),
+    ],
+)
+def test_wrong_refiners_are_refused_when_the_flowgraph_is_built(options, line):
+    with pytest.raises(ValueError, match=line):
+        diffjscc.jscc_sink(**options)
