@@ -51,14 +51,15 @@ def import_checkpoint(
 
     source     folder, or id on the hub
     name       of the model; default: the folder's, or the id's last part
-    tokenizer  folder or id with a CLIP tokenizer; default: Stable Diffusion 2.1-base's where it can be had, else none, and
-               the model takes no prompts
+    tokenizer  folder or id with a CLIP tokenizer; default: Stable Diffusion 2.1-base's, from the hub where the checkpoint
+               comes from there too, else if an earlier download left it; without one the model takes no prompts
     out        folder of models; default: the user's
 
     Networks are written in float16. Raises ValueError where a file is missing or no checkpoint, a tensor is unknown, missing
     or misshapen, or the hub cannot be reached.
     """
-    folder = Path(source) if Path(source).exists() else _download(str(source))
+    local = Path(source).exists()
+    folder = Path(source) if local else _download(str(source))
     config = _read_config(folder / CONFIG)
     file = next((folder / f for f in CHECKPOINTS if (folder / f).is_file()), None)
     if file is None:
@@ -71,7 +72,7 @@ def import_checkpoint(
     try:
         _write_codec(networks[convert.CODEC], config, partial)
         pipeline = _convert_pipeline(networks, config)
-        pipeline.tokenizer = _tokenizer(tokenizer)
+        pipeline.tokenizer = _tokenizer(tokenizer, local)
         pipeline.save_pretrained(partial / "refiner")
         shutil.rmtree(out / name, ignore_errors=True)
         os.replace(partial, out / name)
@@ -105,7 +106,7 @@ def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike |
         unet = convert.convert_unet(state[convert.UNET], parameters)
         vae = convert.convert_vae(state[convert.VAE], parameters)
         text_encoder = convert.convert_text_encoder(state[convert.TEXT])
-        tokenizer, scheduler = _tokenizer(None), convert.convert_scheduler(parameters)
+        tokenizer, scheduler = _tokenizer(None, local=True), convert.convert_scheduler(parameters)
     else:
         from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -178,11 +179,14 @@ def _download(repository: str) -> Path:
         raise ValueError(f"{repository} cannot be fetched from the hub ({_first_line(error)})") from None
 
 
-def _tokenizer(source: str | os.PathLike | None):
+def _tokenizer(source: str | os.PathLike | None, local: bool):
+    """A CLIP tokenizer; by default, where ``local``, only one that is here already: without a network the hub takes minutes."""
     from transformers import CLIPTokenizer
 
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(source or TOKENIZER, subfolder="" if source else "tokenizer")
+        tokenizer = CLIPTokenizer.from_pretrained(
+            source or TOKENIZER, subfolder="" if source else "tokenizer", local_files_only=local and source is None
+        )
     except Exception as error:
         if source is None:
             return None

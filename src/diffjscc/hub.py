@@ -149,15 +149,25 @@ def load_refiner(
     name: str | os.PathLike = DEFAULT_REFINER,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    captioner: str | os.PathLike | None = None,
 ) -> DiffJSCCPipeline:
     """A refiner ready to run, with the arguments of `load_codec`; dtype may be torch.float16 too.
+
+    captioner  BLIP-2 that captions pictures for refiners that take text: a folder, or an id on the hub
 
     Raises ValueError where there is no such model, or its weights do not fit its configuration.
     """
     entry = find_model(name, "refiner")
     from .refine.loading import load_pipeline
 
-    return load_pipeline(entry.refiner, device, dtype or default_dtype(device))
+    dtype = dtype or default_dtype(device)
+    pipeline = load_pipeline(entry.refiner, device, dtype)
+    if captioner is not None:
+        from .refine.captions import load_captioner
+
+        model, processor = load_captioner(captioner, device, dtype)
+        pipeline.register_modules(captioner=model, caption_processor=processor)
+    return pipeline
 
 
 def default_dtype(device: str | torch.device) -> torch.dtype:

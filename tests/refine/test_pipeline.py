@@ -7,6 +7,8 @@ import pytest
 import torch
 from refine.tiny import diffusion_refiner, flow_refiner
 
+from diffjscc.hub import load_refiner
+from diffjscc.refine.captions import caption
 from diffjscc.refine.guidance import LatentGuidance
 from diffjscc.refine.pipeline import FALLBACK_TILE, DiffJSCCPipeline
 
@@ -212,6 +214,52 @@ def test_a_caption_is_asked_for_once_a_picture(speaking):
     assert torch.equal(captioned, speaking(picture(), 1.0, "a red barn", generator=seeded()))
 
 
+def tiny_blip2(folder):
+    """A random BLIP-2 of twelve words, with its processor, as the real ones are stored."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<image>", "<unk>", "a", "red", "barn", "dog", "on", "the", "hill"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **special)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        qformer_config={**small, "encoder_hidden_size": 16, "vocab_size": len(words)},
+        text_config={**small, "model_type": "opt", "ffn_dim": 16, "word_embed_proj_dim": 16, "vocab_size": len(words)}
+        | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        num_query_tokens=4,
+        image_token_index=3,
+    )
+    torch.manual_seed(0)
+    model = Blip2ForConditionalGeneration(config)
+    # It always says words, and never ends.
+    decoder = model.language_model.model.decoder
+    with torch.no_grad():
+        decoder.embed_tokens.weight[:5] = -1
+        decoder.final_layer_norm.weight.zero_()
+        decoder.final_layer_norm.bias.fill_(1)
+    model.save_pretrained(folder)
+    processor = BlipImageProcessor(size={"height": 32, "width": 32})
+    Blip2Processor(processor, tokenizer, num_query_tokens=4).save_pretrained(folder)
+
+
+def test_captions_come_from_a_blip2_checkpoint(tmp_path):
+    tiny_blip2(tmp_path / "blip2")
+    diffusion_refiner().save_pretrained(tmp_path / "refiner")
+    refiner = load_refiner(tmp_path / "refiner", dtype=torch.float32, captioner=tmp_path / "blip2")
+    refiner.tokenizer = CountingTokenizer()
+    (said,) = caption(refiner.captioner, refiner.caption_processor, picture()[None])
+    assert said and set(said.split()) <= {"a", "red", "barn", "dog", "on", "the", "hill"}
+    captioned = refiner(picture(), 1.0, generator=seeded())
+    assert refiner.caption_failures == 0
+    assert torch.equal(captioned, refiner(picture(), 1.0, said, generator=seeded()))
+    with pytest.raises(ValueError, match="no BLIP-2 there"):
+        load_refiner(tmp_path / "refiner", captioner=tmp_path / "refiner")
+
+
 def test_a_captioner_that_fails_costs_the_text_alone(speaking, caplog):
     silent = speaking(picture(), 1.0, generator=seeded())
     speaking.captioner = speaking.caption_processor = Captioner(broken=True)
@@ -229,6 +277,19 @@ def test_tiles_fade_into_nearly_the_whole_picture(flow):
     whole, tiled = (flow(initial, 1.0, tile=tile, generator=seeded()) for tile in (None, 64))
     # Group normalisation sees other neighbourhoods in a tile, so that the two are alike and not equal.
     assert (whole - tiled).abs().mean() < 0.25 * (whole - initial).abs().mean()
+
+
+def test_a_picture_beyond_the_memory_budget_is_refined_in_tiles():
+    refiner = flow_refiner()
+    widest = []
+    refiner.unet.register_forward_pre_hook(lambda unet, inputs: widest.append(inputs[0].shape[-1]))
+    initial = picture(64, FALLBACK_TILE + 64)
+    whole = refiner(initial, 1.0, generator=seeded())
+    assert max(widest) == (FALLBACK_TILE + 64) // 4
+    widest.clear()
+    refiner.whole_pixels = 64 * FALLBACK_TILE
+    assert refiner(initial, 1.0, generator=seeded()).shape == whole.shape
+    assert max(widest) == FALLBACK_TILE // 4 and len(widest) == 2
 
 
 def test_tiles_of_a_function_of_each_value_are_exact():

@@ -94,7 +94,18 @@ def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, code
 
 
 def test_a_few_steps_of_l1_bring_the_picture_nearer(vae, codec, pictures, tmp_path):
-    recipe = RefinerRecipe(vae=str(vae[0]), codec=codec, steps=40, texture=0.0, spectrum=0.0, ema=0.9, start_noise=0.5, **REFINER)
+    recipe = RefinerRecipe(
+        vae=str(vae[0]),
+        codec=codec,
+        steps=60,
+        texture=0.0,
+        spectrum=0.0,
+        lr=1e-2,
+        muon_lr=0.05,
+        ema=0.9,
+        start_noise=0.5,
+        **REFINER,
+    )
     trainer = RefinerTrainer(pictures, tmp_path, recipe)
     before = trainer.validate()
     trainer.run()

@@ -80,7 +80,7 @@ def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, pictures) -> 
     snrs_db = arguments.snrs or [1.0]
     if len(snrs_db) > 1:
         raise ValueError(f"--refine measures at one SNR: give --snrs {snrs_db[0]:g} alone")
-    refiner = load_refiner(arguments.refine, arguments.device)
+    refiner = load_refiner(arguments.refine, arguments.device, captioner=arguments.captioner)
     scores = score_refiner(codec, refiner, pictures, snrs_db[0], rates, arguments.seed, **options.refiner_options(arguments))
     scores = list(tqdm(scores, total=1 + 2 * len(rates), unit="row"))
     if arguments.json:

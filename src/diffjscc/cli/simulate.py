@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..images import find_images, read_image, to_tensor
 
     codec = load_codec(arguments.model, arguments.device)
-    refiner = load_refiner(arguments.refine, arguments.device) if arguments.refine else None
+    refiner = load_refiner(arguments.refine, arguments.device, captioner=arguments.captioner) if arguments.refine else None
     rate = codec.check_rate(arguments.rate or codec.rates[0])
     results, failed = [], False
     for index, path in enumerate(path for source in arguments.images for path in find_images(source)):

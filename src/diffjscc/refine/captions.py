@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Sequence
 
 import torch
@@ -11,14 +11,26 @@ from torch import Tensor
 
 from ..images import to_pixels
 
-logger = logging.getLogger(__name__)
-
 #: Tokens of a caption, as in the authors' code.
 MAX_TOKENS = 32
 
 
 class CaptionFailed(RuntimeError):
     """A captioner raised, or ran out of memory."""
+
+
+def load_captioner(source: str | os.PathLike, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> tuple:
+    """(Blip2ForConditionalGeneration, its processor) from a folder or the hub; the authors' is Salesforce/blip2-opt-2.7b.
+
+    Raises ValueError where there is none.
+    """
+    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+    try:
+        captioner = Blip2ForConditionalGeneration.from_pretrained(source, dtype=dtype)
+        return captioner.to(device).eval().requires_grad_(False), Blip2Processor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"captioner {source}: no BLIP-2 there ({str(error).splitlines()[0][:200]})") from None
 
 
 def caption(captioner, processor, images: Tensor) -> list[str]:

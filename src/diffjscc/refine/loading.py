@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.utils import logging
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -27,11 +30,25 @@ def load_pipeline(folder: Path, device: str | torch.device, dtype: torch.dtype) 
     """
     for name in ("vae", "unet", "control"):
         _check_network(folder / name)
-    pipeline = DiffJSCCPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    with _quiet():
+        pipeline = DiffJSCCPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     for network in (pipeline.vae, pipeline.unet, pipeline.control):
         network.eval().requires_grad_(False)
         network.to(memory_format=torch.channels_last)
     return pipeline.to(device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, and no warnings that AutoencoderTiny does not know what it wrote itself."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
 
 
 def save_pipeline(pipeline: DiffJSCCPipeline, folder: Path) -> None:

@@ -33,6 +33,9 @@ FEATURES_KEPT = 64
 #: Tiles of this many pixels a side are used when the whole picture does not fit.
 FALLBACK_TILE = 512
 
+#: Pixels of the largest picture that is refined as a whole unless told otherwise.
+WHOLE_PIXELS = 2 << 20
+
 
 class DiffJSCCPipeline(DiffusionPipeline):
     """Repaints an initial reconstruction: JSCC decoder's picture in, realistic picture out (paper, section III).
@@ -53,6 +56,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
     A scheduler of the flow-matching kind makes it a flow from the initial reconstruction to the refined picture, walked
     in as many steps as it was trained for; any other kind makes it a diffusion that predicts noise.
 
+    ``whole_pixels`` is the memory budget: larger pictures are refined in tiles.
     ``caption_failures`` counts the pictures that went on without text because the captioner failed.
 
     Example:
@@ -88,6 +92,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
             caption_processor=caption_processor,
         )
         self.register_to_config(defaults=dict(defaults or DIFFUSION_DEFAULTS))
+        self.whole_pixels = WHOLE_PIXELS
         self.caption_failures = 0
         self._features: OrderedDict[tuple, Tensor] = OrderedDict()
         self._warned: set[str] = set()
@@ -141,7 +146,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         use_snr, use_text  False leaves out what the paper's ablation leaves out
         colour_fix       "none", "wavelet" or "adain"; default: the model's
         tile             side of the tiles in which networks run, pixels; default: the whole picture at once, or tiles of
-                         512 where that does not fit in the memory of a GPU
+                         512 where it has more than ``whole_pixels`` or does not fit in the memory of a GPU
         generator        one for all, or one each, which makes a picture independent of its batch
         callback_on_step_end  called as (pipeline, step, timestep, {"latents": z}) after each step; may return {"latents": z}
 
@@ -155,6 +160,8 @@ class DiffJSCCPipeline(DiffusionPipeline):
             raise ValueError(f"colour_fix '{colour_fix}': choose from {', '.join(COLOUR_FIXES)}")
         if tile is not None and (tile < 4 * self.granularity or tile % (4 * self.granularity)):
             raise ValueError(f"tile = {tile}: must be a multiple of {4 * self.granularity} pixels for this model")
+        elif tile is None and images.shape[-2] * images.shape[-1] > self.whole_pixels:
+            tile = FALLBACK_TILE
         make_sampler(self.scheduler, sampler, steps)
         snr = self._check_snr(snr_db if use_snr else None, len(images))
 

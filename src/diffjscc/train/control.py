@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 
 from ..checkpoints import load_stable_diffusion
 from ..hub import load_codec
-from ..refine.captions import caption
+from ..refine.captions import caption, load_captioner
 from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
 from ..symbols import rate_channels
@@ -69,7 +69,7 @@ class ControlTrainer(Run):
         training, held_out = split(data)
         self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
         self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_PICTURES]]
-        self.codec = load_codec(recipe.codec, self.device)
+        self.codec = load_codec(recipe.codec, self.device, torch.float32)
         self.conditions = CodecRecipe(batch=recipe.batch, mismatch=0, uneven=0)
         torch.manual_seed(recipe.seed)
         self.pipeline = self._build()
@@ -83,14 +83,8 @@ class ControlTrainer(Run):
     def _build(self) -> DiffJSCCPipeline:
         pipeline = load_stable_diffusion(self.recipe.stable_diffusion, self.recipe.config or None, snr=self.recipe.snr)
         if self.recipe.captioner:
-            from transformers import Blip2ForConditionalGeneration, Blip2Processor
-
-            try:
-                captioner = Blip2ForConditionalGeneration.from_pretrained(self.recipe.captioner)
-                processor = Blip2Processor.from_pretrained(self.recipe.captioner)
-            except OSError as error:
-                raise ValueError(f"captioner {self.recipe.captioner}: {str(error).splitlines()[0]}") from None
-            pipeline.register_modules(captioner=captioner.requires_grad_(False), caption_processor=processor)
+            captioner, processor = load_captioner(self.recipe.captioner)
+            pipeline.register_modules(captioner=captioner, caption_processor=processor)
         return pipeline.to(self.device)
 
     def parts(self):
