@@ -65,15 +65,16 @@ def import_checkpoint(
     if file is None:
         raise ValueError(f"{folder} holds no {' or '.join(CHECKPOINTS)}")
     networks, ignored = convert.split_state(read_tensors(file))
+    codec = networks[convert.CODEC]
+    del networks
     name = name or Path(str(source)).resolve().name
     out = out or cache_folder()
     partial = out / f".{name}.part"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write_codec(networks[convert.CODEC], config, partial)
-        pipeline = _convert_pipeline(networks, config)
-        pipeline.tokenizer = _tokenizer(tokenizer, local)
-        pipeline.save_pretrained(partial / "refiner")
+        _write_codec(codec, config, partial)
+        del codec
+        _write_refiner(file, config, _tokenizer(tokenizer, local), partial / "refiner")
         shutil.rmtree(out / name, ignore_errors=True)
         os.replace(partial, out / name)
     finally:
@@ -138,14 +139,31 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _convert_pipeline(networks: dict[str, convert.State], config: dict) -> DiffJSCCPipeline:
-    return DiffJSCCPipeline(
-        to_half(convert.convert_vae(networks[convert.VAE], config)),
-        to_half(convert.convert_unet(networks[convert.UNET], config)),
-        to_half(convert.convert_control(networks[convert.CONTROL], config)),
-        convert.convert_scheduler(config),
-        to_half(convert.convert_text_encoder(networks[convert.TEXT])) if networks[convert.TEXT] else None,
-    )
+def _write_refiner(file: Path, config: dict, tokenizer, folder: Path) -> None:
+    """Converts and writes one network after the other, so that only one is in memory at a time."""
+    steps = {
+        "vae": (convert.VAE, convert.convert_vae),
+        "unet": (convert.UNET, convert.convert_unet),
+        "control": (convert.CONTROL, convert.convert_control),
+        "text_encoder": (convert.TEXT, convert.convert_text_encoder),
+    }
+    parts = {"scheduler": convert.convert_scheduler(config), "tokenizer": tokenizer}
+    for name, (prefix, convert_network) in steps.items():
+        # Mapped anew for each network: pages that were read stay in memory until their mapping goes.
+        state = {key: value for key, value in read_tensors(file).items() if key.startswith(prefix)}
+        state = {key: value for key, value in state.items() if not convert.IGNORED.match(key)}
+        # The text encoder may be missing; the others say so themselves.
+        network = convert_network(state, config) if state or name != "text_encoder" else None
+        if network is not None:
+            to_half(network).save_pretrained(folder / name)
+            # The pipeline's index wants its class alone.
+            network.to("meta")
+        parts[name] = network
+        del state, network
+    for name in ("scheduler", "tokenizer"):
+        if parts[name] is not None:
+            parts[name].save_pretrained(folder / name)
+    DiffJSCCPipeline(**parts).save_config(folder)
 
 
 def _write_codec(state: convert.State, config: dict, folder: Path) -> None:

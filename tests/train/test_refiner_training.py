@@ -93,6 +93,14 @@ def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, code
     assert stored["step"] == 8
 
 
+def test_training_can_begin_with_the_bundled_refiner(codec, pictures, tmp_path):
+    recipe = RefinerRecipe(vae="", codec=codec, steps=1, start_from="mini", batch=1, crop=64)
+    trainer = RefinerTrainer(pictures, tmp_path, recipe)
+    before = trainer.pipeline.unet.conv_in.weight.detach().clone()
+    trainer.run()
+    assert not torch.equal(trainer.pipeline.unet.conv_in.weight, before)
+
+
 def test_a_few_steps_of_l1_bring_the_picture_nearer(vae, codec, pictures, tmp_path):
     recipe = RefinerRecipe(
         vae=str(vae[0]),

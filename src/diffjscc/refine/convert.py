@@ -150,8 +150,11 @@ def convert_vae(state: State, config: dict) -> AutoencoderKL:
     return _filled(lambda: AutoencoderKL(**ours), converted, "VAE")
 
 
-def convert_text_encoder(state: State) -> CLIPTextModel:
-    """OpenCLIP's text encoder up to its last layer but one, whose features the authors and Stable Diffusion 2 use."""
+def convert_text_encoder(state: State, config: dict | None = None) -> CLIPTextModel:
+    """OpenCLIP's text encoder up to its last layer but one, whose features the authors and Stable Diffusion 2 use.
+
+    Its sizes are read from its tensors, not from the configuration.
+    """
     layers = 1 + max(int(name.split("resblocks.")[1].split(".")[0]) for name in state if "resblocks." in name)
     last = f"{TEXT}transformer.resblocks.{layers - 1}."
     used = {name: value for name, value in state.items() if not name.startswith(last)}

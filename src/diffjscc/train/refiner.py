@@ -21,7 +21,7 @@ from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, UNet2DCo
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, l1_loss
 
-from ..hub import load_codec
+from ..hub import load_codec, load_refiner
 from ..refine.control import ControlModule
 from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
@@ -77,6 +77,8 @@ class RefinerRecipe:
 
 def build_refiner(recipe: RefinerRecipe) -> DiffJSCCPipeline:
     """Networks of the recipe's size with new weights, around its VAE; it refines nothing yet: v = 0."""
+    if not (Path(recipe.vae) / "config.json").is_file():
+        raise ValueError(f"{recipe.vae}: no autoencoder there: give the model folder of `diffjscc train vae`")
     vae = AutoencoderTiny.from_pretrained(recipe.vae)
     channels, levels = vae.config.latent_channels, len(recipe.widths)
     unet = UNet2DConditionModel(
@@ -123,12 +125,14 @@ class RefinerTrainer(Run):
         self.conditions = CodecRecipe(batch=recipe.batch, rates=recipe.rates, snr_range_db=recipe.snr_range_db, mismatch=0)
         self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_PICTURES]]
         torch.manual_seed(recipe.seed)
-        self.pipeline = DiffJSCCPipeline.from_pretrained(recipe.start_from) if recipe.start_from else build_refiner(recipe)
+        self.pipeline = load_refiner(recipe.start_from, dtype=torch.float32) if recipe.start_from else build_refiner(recipe)
         self.pipeline.to(self.device)
         self.pipeline.vae.encoder.requires_grad_(False)
         self.generator = nn.ModuleDict(
             {"unet": self.pipeline.unet, "control": self.pipeline.control, "decoder": self.pipeline.vae.decoder}
-        ).train()
+        )
+        # Muon wants contiguous kernels.
+        self.generator.to(memory_format=torch.contiguous_format).requires_grad_(True).train()
         self.average = RunningAverage(self.generator, recipe.ema)
         self.optimisers = build_optimisers(self.generator, recipe.lr, recipe.muon_lr, narrowest=64)
         self.resume()
