@@ -36,21 +36,24 @@ def write_checkpoint(folder):
     (folder / "config.yaml").write_text(yaml.safe_dump({"params": parameters}))
 
 
+def import_into(folder, models):
+    from diffjscc.checkpoints import import_checkpoint
+
+    start = time.perf_counter()
+    import_checkpoint(folder, out=models)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"imported in {time.perf_counter() - start:.0f} s, peak memory {peak:.1f} GB")
+
+
 def main():
     if len(sys.argv) == 3:
-        from diffjscc.checkpoints import import_checkpoint
-
-        start = time.perf_counter()
-        import_checkpoint(sys.argv[1], out=Path(sys.argv[2]))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"imported in {time.perf_counter() - start:.0f} s, peak memory {peak:.1f} GB")
+        step, folder = sys.argv[1], Path(sys.argv[2])
+        write_checkpoint(folder) if step == "write" else import_into(folder, folder / "models")
         return
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint"
-        checkpoint.mkdir()
-        write_checkpoint(checkpoint)
-        # In a process of its own, whose peak is the import's alone.
-        subprocess.run([sys.executable, __file__, checkpoint, f"{folder}/models"], check=True)
+        # A process each: a child starts with its parent's peak.
+        for step in ("write", "import"):
+            subprocess.run([sys.executable, __file__, step, folder], check=True)
 
 
 if __name__ == "__main__":
