@@ -28,9 +28,9 @@ def load_pipeline(folder: Path, device: str | torch.device, dtype: torch.dtype) 
 
     Raises ValueError where a network's tensor is missing, left over or misshapen, or a file is damaged.
     """
-    for name in ("vae", "unet", "control"):
-        _check_network(folder / name)
     with _quiet():
+        for name in ("vae", "unet", "control"):
+            _check_network(folder / name)
         pipeline = DiffJSCCPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     for network in (pipeline.vae, pipeline.unet, pipeline.control):
         network.eval().requires_grad_(False)
