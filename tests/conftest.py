@@ -53,6 +53,18 @@ def photograph(height, width):
     return to_tensor(np.ascontiguousarray(np.tile(pixels, repeats)[:height, :width]))
 
 
+def stop_at(trainer, step):
+    """Runs a training until after this step, which is saved."""
+
+    def interrupt(progress):
+        if progress.step == step:
+            trainer.save()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(interrupt)
+
+
 @pytest.fixture(scope="session")
 def lite():
     """The bundled codec, float32."""

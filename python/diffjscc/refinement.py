@@ -17,7 +17,7 @@ class LocalRefinement:
     publish    called as publish(pixels, metadata) with the refined picture and the initial one's metadata
     warn       called with one line where a picture could not be refined
     queue_size pictures that may wait
-    on_full    as in `Worker`: "wait" refuses another picture, "drop" throws the oldest away and counts it
+    on_full    as in `Worker`: "wait" waits for room, "drop" throws the oldest away and counts it
 
     A picture that cannot be refined is counted and logged; its initial picture has long been published.
     """
@@ -40,8 +40,10 @@ class LocalRefinement:
         return self._worker.idle
 
     def submit(self, pixels, metadata, timeout):
-        """Queues a picture; False if there was no room within ``timeout`` seconds."""
-        return self._worker.submit((pixels, metadata), timeout)
+        """Queues a picture; one for which there is no room within ``timeout`` seconds is counted and logged."""
+        item = (pixels, metadata)
+        if not self._worker.submit(item, timeout):
+            self._thrown_away(item)
 
     def counters(self):
         """{"refined", "unrefined": pictures that could not be refined, or were thrown away}."""

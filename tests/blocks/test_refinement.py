@@ -64,6 +64,18 @@ def test_a_refiner_that_fails_costs_no_initial_picture(pictures, refiner, monkey
     assert sink.counters()["unrefined"] == 3 and len(calls) == 3
 
 
+def test_a_picture_for_which_there_is_no_room_in_time_is_counted(refiner):
+    from gnuradio.diffjscc.refinement import LocalRefinement
+
+    warned = []
+    refinement = LocalRefinement(refiner, "cpu", None, warned.append, queue_size=1, on_full="wait")
+    # Its thread was never started, so that the first picture stays in the queue.
+    for image_id in range(2):
+        refinement.submit(np.zeros((32, 32, 3), np.uint8), {"image_id": image_id}, timeout=0.01)
+    assert refinement.counters() == {"refined": 0, "unrefined": 1}
+    assert len(warned) == 1 and "picture 1 not refined" in warned[0]
+
+
 def test_without_refinement_nothing_is_refined(pictures):
     sink = diffjscc.jscc_sink()
     initial, refined = run(pictures, sink)

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, stop_at
 from skimage import data
 
 from diffjscc.codec import build_codec
@@ -50,15 +50,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path, picture
     recipe = CodecRecipe(steps=12, **QUICK)
     CodecTrainer(pictures, tmp_path / "whole", SMALL["lite"], recipe).run()
 
-    first = CodecTrainer(pictures, tmp_path / "broken", SMALL["lite"], recipe)
-
-    def interrupt(progress):
-        if progress.step == 7:
-            first.save()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        first.run(interrupt)
+    stop_at(CodecTrainer(pictures, tmp_path / "broken", SMALL["lite"], recipe), 7)
     second = CodecTrainer(pictures, tmp_path / "broken", SMALL["lite"], recipe)
     assert second.step == 7
     second.run()

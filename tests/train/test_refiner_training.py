@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from conftest import photograph, small_codec
+from conftest import photograph, small_codec, stop_at
 from refine.tiny import Authors
 
 from diffjscc.channel import transmit
@@ -72,15 +72,7 @@ def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, code
     recipe = RefinerRecipe(vae=str(vae[0]), codec=codec, steps=8, **REFINER)
     whole = RefinerTrainer(pictures, tmp_path / "whole", recipe)
     whole.run()
-    first = RefinerTrainer(pictures, tmp_path / "broken", recipe)
-
-    def interrupt(progress):
-        if progress.step == 6:
-            first.save()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        first.run(interrupt)
+    stop_at(RefinerTrainer(pictures, tmp_path / "broken", recipe), 6)
     second = RefinerTrainer(pictures, tmp_path / "broken", recipe)
     assert second.step == 6
     second.run()

@@ -41,14 +41,15 @@ def load_pipeline(folder: Path, device: str | torch.device, dtype: torch.dtype) 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars, and no warnings that AutoencoderTiny does not know what it wrote itself."""
-    verbosity = logging.get_verbosity()
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        if progress:
+            logging.enable_progress_bar()
 
 
 def save_pipeline(pipeline: DiffJSCCPipeline, folder: Path) -> None:

@@ -66,7 +66,6 @@ class DiffJSCCPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "captioner->text_encoder->control->unet->vae"
     _optional_components = ["text_encoder", "tokenizer", "captioner", "caption_processor"]
-    _callback_tensor_inputs = ["latents"]
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from ..hub import load_codec, save_codec
 from ..symbols import BLOCK, rate_channels
 from .optimisers import build_optimisers, take_step
 from .pictures import RandomCrops, split
-from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
+from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
 
 #: Added to the MSE inside the logarithm: pictures better than about 35 dB are not polished further.
 LOSS_FLOOR = 3e-4
@@ -180,8 +180,7 @@ class CodecTrainer(Run):
         decibels = []
         for image in self.held_out:
             image = image.to(self.device)
-            decoded = receive(self.codec, image, channels, snr_db, random)
-            decibels.append(-10 * (decoded - image).square().mean().log10().item())
+            decibels.append(psnr(receive(self.codec, image, channels, snr_db, random), image))
         return sum(decibels) / len(decibels)
 
     def export(self, folder: Path) -> None:

@@ -29,7 +29,7 @@ from ..symbols import rate_channels
 from .codec import CodecRecipe, draw_conditions, receive, reconstruct
 from .optimisers import build_optimisers, take_step
 from .pictures import RandomCrops, split
-from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
+from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
 from .texture import lattice_loss, spectrum_loss, texture_loss
 
 #: Held-out pictures measured at each checkpoint, at the codec's lowest rate and this SNR in dB.
@@ -178,7 +178,7 @@ class RefinerTrainer(Run):
                 with torch.autocast(self.device.type, torch.bfloat16):
                     refined = refine_in_one_step(self.pipeline, initial, snr_db, random).clamp(0, 1)
                 both = (initial, refined)
-                scores.append([*(_psnr(p, image) for p in both), *(_detail(p) / _detail(image) for p in both)])
+                scores.append([*(psnr(p, image) for p in both), *(_detail(p) / _detail(image) for p in both)])
         names = ("PSNR initial", "refined", "detail initial", "refined detail")
         return {name: sum(column) / len(scores) for name, column in zip(names, zip(*scores))}
 
@@ -186,10 +186,6 @@ class RefinerTrainer(Run):
         """A diffusers folder, float16."""
         with self.average:
             save_pipeline(self.pipeline, folder)
-
-
-def _psnr(picture: Tensor, original: Tensor) -> float:
-    return -10 * (picture - original).square().mean().log10().item()
 
 
 def _detail(picture: Tensor) -> float:

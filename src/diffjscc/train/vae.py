@@ -18,7 +18,7 @@ from torch.nn.functional import l1_loss
 
 from .optimisers import build_optimisers, take_step
 from .pictures import RandomCrops, split
-from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
+from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
 
 #: Held-out pictures measured at each checkpoint.
 VALIDATION_PICTURES = 8
@@ -105,13 +105,13 @@ class VaeTrainer(Run):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         with self.average as vae:
-            errors = [self._error(vae, image.to(self.device)) for image in self.held_out]
-        return {"PSNR": sum(-10 * error.log10().item() for error in errors) / len(errors)}
+            decibels = [self._psnr(vae, image.to(self.device)) for image in self.held_out]
+        return {"PSNR": sum(decibels) / len(decibels)}
 
-    def _error(self, vae: AutoencoderTiny, image: Tensor) -> Tensor:
+    def _psnr(self, vae: AutoencoderTiny, image: Tensor) -> float:
         with torch.autocast(self.device.type, torch.bfloat16):
             decoded = vae.decoder(vae.encoder(image * 2 - 1))
-        return (decoded.float().clamp(-1, 1) / 2 + 0.5 - image).square().mean()
+        return psnr(decoded.float().clamp(-1, 1) / 2 + 0.5, image)
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
