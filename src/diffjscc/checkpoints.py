@@ -145,13 +145,12 @@ def _write_refiner(file: Path, config: dict, tokenizer, folder: Path) -> None:
         "vae": (convert.VAE, convert.convert_vae),
         "unet": (convert.UNET, convert.convert_unet),
         "control": (convert.CONTROL, convert.convert_control),
-        "text_encoder": (convert.TEXT, convert.convert_text_encoder),
+        "text_encoder": (convert.TEXT, lambda state, _: convert.convert_text_encoder(state)),
     }
     parts = {"scheduler": convert.convert_scheduler(config), "tokenizer": tokenizer}
     for name, (prefix, convert_network) in steps.items():
         # Mapped anew for each network: pages that were read stay in memory until their mapping goes.
-        state = {key: value for key, value in read_tensors(file).items() if key.startswith(prefix)}
-        state = {key: value for key, value in state.items() if not convert.IGNORED.match(key)}
+        state = convert.split_state(read_tensors(file))[0][prefix]
         # The text encoder may be missing; the others say so themselves.
         network = convert_network(state, config) if state or name != "text_encoder" else None
         if network is not None:

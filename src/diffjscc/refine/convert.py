@@ -150,7 +150,7 @@ def convert_vae(state: State, config: dict) -> AutoencoderKL:
     return _filled(lambda: AutoencoderKL(**ours), converted, "VAE")
 
 
-def convert_text_encoder(state: State, config: dict | None = None) -> CLIPTextModel:
+def convert_text_encoder(state: State) -> CLIPTextModel:
     """OpenCLIP's text encoder up to its last layer but one, whose features the authors and Stable Diffusion 2 use.
 
     Its sizes are read from its tensors, not from the configuration.
