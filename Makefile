@@ -58,7 +58,7 @@ $(VENV)/.installed: $(VENV)/.system pyproject.toml constraints.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(BUILD)/.built: $(VENV)/.system CMakeLists.txt $(shell find python grc cmake -type f -not -name '*.pyc')
+$(BUILD)/.built: $(VENV)/.system CMakeLists.txt $(shell find python grc cmake lib include docs/doxygen apps -type f -not -name '*.pyc')
 	@cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(SYSTEM_PYTHON) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@cmake --build $(BUILD) >> $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@mv $(BUILD).log $(BUILD)/make.log

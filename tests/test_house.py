@@ -25,7 +25,7 @@ def test_the_package_never_imports_gnuradio():
 
 
 def test_arrows_point_one_way():
-    """cli → (train | evaluate | serve) → hub → refine → codec → channel, images."""
+    """cli → (train | evaluate | serve) → hub → refine → codec → air, channel, images."""
     layers = [
         {"cli"},
         {"train", "evaluate", "serve"},
@@ -33,7 +33,7 @@ def test_arrows_point_one_way():
         {"hub"},
         {"refine"},
         {"codec"},
-        {"channel", "images", "snr"},
+        {"air", "channel", "images", "snr"},
         {"symbols", "weights"},
     ]
     level = {name: depth for depth, names in enumerate(layers) for name in names}
@@ -91,3 +91,7 @@ def test_every_block_has_its_grc_file_and_is_installed():
         assert f"diffjscc_{block}.block.yml" in grc
     for path in (ROOT / "python" / "diffjscc").glob("*.py"):
         assert path.name in cmake
+    headers = {p.stem for p in (ROOT / "include" / "gnuradio" / "diffjscc").glob("*.h")} - {"api"}
+    assert headers >= {"burst_detector", "burst_demodulator"}
+    for header in headers:
+        assert (ROOT / "grc" / f"diffjscc_{header}.block.yml").is_file() and f"diffjscc_{header}.block.yml" in grc

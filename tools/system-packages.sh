@@ -12,6 +12,7 @@ need() { # need PACKAGE TEST…: the test succeeds where the package is there
 }
 need gnuradio /usr/bin/python3 -c 'import gnuradio.gr'
 need gnuradio-dev test -e /usr/include/gnuradio/block.h
+need libeigen3-dev test -d /usr/include/eigen3
 need cmake command -v cmake
 need g++ command -v g++
 need python3-venv /usr/bin/python3 -c 'import ensurepip'

@@ -4,10 +4,27 @@
 Each block adapts streams, tags and messages to a call into the package `diffjscc`; importing them does not import torch.
 """
 
+from .burst_rx import burst_rx
+from .burst_tx import burst_tx
+from .diffjscc_python import burst_demodulator, burst_detector
 from .image_file_sink import image_file_sink
 from .jscc_decoder import jscc_decoder
 from .jscc_encoder import jscc_encoder
+from .jscc_rx import jscc_rx
 from .jscc_sink import jscc_sink
 from .jscc_source import jscc_source
+from .jscc_tx import jscc_tx
 
-__all__ = ["image_file_sink", "jscc_decoder", "jscc_encoder", "jscc_sink", "jscc_source"]
+__all__ = [
+    "burst_demodulator",
+    "burst_detector",
+    "burst_rx",
+    "burst_tx",
+    "image_file_sink",
+    "jscc_decoder",
+    "jscc_encoder",
+    "jscc_rx",
+    "jscc_sink",
+    "jscc_source",
+    "jscc_tx",
+]

@@ -6,48 +6,58 @@ from dataclasses import dataclass
 import numpy as np
 import pmt
 
+from diffjscc.air.header import Fragment, unpack_picture
 from diffjscc.symbols import ImageHeader
 
-from .pdus import HEADER_TAG, SNR_TAG, header_from_pmt
+from .pdus import BURST_HEADER_TAG, HEADER_TAG, SNR_TAG, header_from_pmt
 
 _HEADER = pmt.symbol_to_string(HEADER_TAG)
+_BURST_HEADER = pmt.symbol_to_string(BURST_HEADER_TAG)
 _SNR = pmt.symbol_to_string(SNR_TAG)
 
 
 @dataclass
 class Burst:
-    """The symbols of one picture as they came.
+    """The symbols of one picture, or of one fragment off the air, as they came.
 
-    header   what the burst's tag said; None where it could not be believed, and ``problem`` tells why
-    values   complex64, fewer than the header's where the tail was lost
-    snr_db   from the SNR tag, None where there was none
+    header     of the picture, as the burst's tag said; None where it could not be believed, and ``problem`` tells why
+    values     complex64, fewer than the header's where the tail was lost
+    noise_var  float32, of the values; None where nobody told
+    snr_db     from the SNR tag, None where there was none
+    fragment   which part of the picture it is; None for all of it
     """
 
     header: ImageHeader | None
     values: np.ndarray
+    noise_var: np.ndarray | None = None
     snr_db: float | None = None
     problem: str | None = None
+    fragment: Fragment | None = None
 
 
 class BurstAssembler:
-    """Cuts a symbol stream into bursts. A burst begins at an item with a header tag.
+    """Cuts a symbol stream into bursts. A burst begins at an item with a tag ``image_header`` or ``burst_header``.
 
     It ends when the symbols that its length tag announces are there (without one, the header's number), or where the
     next burst begins: its tail was lost then. Symbols outside a burst are counted in ``stray``. Symbols of a burst that
     cannot be believed are passed over, not kept, so that no header can make memory grow.
+
+    length_tag   name of the length tag
+    find_model   model id of a number in a ``burst_header``; raises ValueError where there is none
     """
 
-    def __init__(self, length_tag):
-        self._length_tag = length_tag
+    def __init__(self, length_tag, find_model=None):
+        self._length_tag, self._find_model = length_tag, find_model
         self._open = None
         self._parts, self._missing = [], 0
         self.stray = 0
 
-    def push(self, items, offset, tags):
+    def push(self, items, offset, tags, noise_var=None):
         """The bursts that end within ``items``.
 
-        offset   absolute index of the first item
-        tags     GNU Radio tags in this window
+        offset     absolute index of the first item
+        tags       GNU Radio tags in this window
+        noise_var  of the items, None where it is not known
         """
         ended = []
         starts = self._starts(tags, offset)
@@ -63,7 +73,8 @@ class BurstAssembler:
                 self.stray += limit - position
                 taken = limit - position
             elif self._open.problem is None:
-                self._parts.append(np.array(items[position : position + taken]))
+                window = slice(position, position + taken)
+                self._parts.append((np.array(items[window]), None if noise_var is None else np.array(noise_var[window])))
             position += taken
             self._missing = max(0, self._missing - taken)
             if self._open is not None and self._missing == 0:
@@ -79,27 +90,37 @@ class BurstAssembler:
         at = {}
         for tag in tags:
             at.setdefault(tag.offset - offset, {})[pmt.symbol_to_string(tag.key)] = tag.value
-        return {position: values for position, values in at.items() if _HEADER in values}
+        return {position: values for position, values in at.items() if _HEADER in values or _BURST_HEADER in values}
 
     def _begin(self, tags):
         length = tags.get(self._length_tag)
         length = pmt.to_long(length) if length is not None and pmt.is_integer(length) else None
         snr_db = tags.get(_SNR)
         snr_db = pmt.to_double(snr_db) if snr_db is not None and pmt.is_real(snr_db) else None
-        burst = Burst(None, np.zeros(0, np.complex64), snr_db)
+        burst = Burst(None, np.zeros(0, np.complex64), snr_db=snr_db)
         try:
-            burst.header = header_from_pmt(tags[_HEADER])
-            expected = burst.header.symbol_count
+            if _HEADER in tags:
+                burst.header = header_from_pmt(tags[_HEADER])
+                expected = burst.header.symbol_count
+            else:
+                packed = tags[_BURST_HEADER]
+                if self._find_model is None or not pmt.is_u8vector(packed):
+                    raise ValueError("burst header is no u8vector of the air interface")
+                burst.fragment = unpack_picture(bytes(pmt.u8vector_elements(packed)), self._find_model)
+                burst.header, expected = burst.fragment.header, burst.fragment.length
             if length is not None and length > expected:
                 raise ValueError(f"burst of {length} symbols, but its header asks for {expected}")
         except ValueError as error:
-            burst.header, burst.problem, expected = None, str(error), 1
+            burst.header = burst.fragment = None
+            burst.problem, expected = str(error), 1
         self._open, self._parts = burst, []
         self._missing = max(1, expected if length is None else length)
 
     def _close(self):
         burst, self._open = self._open, None
         if self._parts:
-            burst.values = np.concatenate(self._parts)
+            values, noise_vars = zip(*self._parts)
+            burst.values = np.concatenate(values)
+            burst.noise_var = None if noise_vars[0] is None else np.concatenate(noise_vars)
         self._parts, self._missing = [], 0
         return burst

@@ -2,11 +2,14 @@
 """Complex symbols in, pictures out."""
 
 import collections
+import threading
+import time
 
 import numpy as np
 import pmt
 from gnuradio import gr
 
+from diffjscc.air.gatherer import Gatherer
 from diffjscc.images import unused_path, write_image
 
 from .bursts import BurstAssembler
@@ -26,7 +29,8 @@ class jscc_sink(gr.sync_block):
     """Decodes bursts of JSCC symbols, publishes the pictures and writes them to files.
 
     Input: complex symbols, unit mean power, gain 1. A burst's first symbol carries the tag ``image_header`` (the fields
-    of ImageHeader) and a length tag; an optional tag ``snr_db`` tells its SNR.
+    of ImageHeader), or ``burst_header`` (a fragment of a picture off the air), and a length tag; an optional tag
+    ``snr_db`` tells its SNR. With ``csi`` a second input, float: the noise variance of each symbol, +inf for an erasure.
     Output, message port ``images``: PDU {image_id, width, height, model, rate, tx_snr_db, snr_db, truncated,
     stage: "initial"} · u8vector RGB, as soon as a picture is decoded; message port ``refined``: the same with
     stage "refined", when it is ready.
@@ -41,6 +45,9 @@ class jscc_sink(gr.sync_block):
     device       where to decode and refine: cpu, cuda, …
     refine       "none", or "local": refine pictures in this process
     refiner      refiner, by name or folder
+    csi          whether there is a second input
+    deadline     seconds without a fragment after which an incomplete picture is decoded from what there is; None to wait
+                 for the next one, or the stream's end. With on_full "wait" only seconds count in which no symbol came
 
     Decoding and refining run in a thread each. A burst that lost its tail is decoded from the rest; a burst that cannot be
     decoded is counted, logged and dropped; a picture that cannot be refined stands as it is. Raises ValueError for an
@@ -58,14 +65,22 @@ class jscc_sink(gr.sync_block):
         device="cpu",
         refine="none",
         refiner="mini",
+        csi=False,
+        deadline=2.0,
     ):
-        gr.sync_block.__init__(self, name="jscc_sink", in_sig=[np.complex64], out_sig=None)
+        in_sig = [np.complex64, np.float32] if csi else [np.complex64]
+        gr.sync_block.__init__(self, name="jscc_sink", in_sig=in_sig, out_sig=None)
         self._images, self._refined = pmt.intern("images"), pmt.intern("refined")
         self.message_port_register_out(self._images)
         self.message_port_register_out(self._refined)
         self._receiver = Receiver(model, snr_db, device)
         self._counters = Counters()
-        self._assembler = BurstAssembler(length_tag)
+        self._assembler = BurstAssembler(length_tag, self._receiver.find_model)
+        self._gatherer = Gatherer(deadline)
+        self._gathering = threading.Lock()
+        self._stopping = threading.Event()
+        self._clock = None
+        self._deadline, self._starved_since = deadline, None
         self._worker = Worker(self._decode, self._failed, self._thrown_away, queue_size, on_full)
         if refine not in WHERE:
             raise ValueError(f"refine = {refine!r} is not one of {', '.join(WHERE)}")
@@ -84,21 +99,31 @@ class jscc_sink(gr.sync_block):
         self._receiver.set_snr_db(snr_db)
 
     def counters(self):
-        """{"received", "decoded", "truncated", "stray": symbols outside any burst, "dropped": {reason: bursts}}, and with
-        refinement "refined", "unrefined"."""
+        """{"received", "decoded", "truncated", "stray": symbols outside any burst, "late": fragments of pictures that had
+        been given up, "dropped": {reason: bursts}}, and with refinement "refined", "unrefined"."""
         refinement = self._refinement.counters() if self._refinement else {}
-        return self._counters.snapshot() | {"stray": self._assembler.stray} | refinement
+        return self._counters.snapshot() | {"stray": self._assembler.stray, "late": self._gatherer.late} | refinement
 
     def start(self):
         if self._refinement:
             self._refinement.start()
         self._worker.start()
+        self._stopping.clear()
+        self._starved_since = None
+        if not self._holds_back:
+            self._clock = threading.Thread(target=self._watch_deadline, daemon=True, name="jscc_sink-deadline")
+            self._clock.start()
         return True
 
     def stop(self):
+        self._stopping.set()
+        if self._clock:
+            self._clock.join()
         last = self._assembler.flush()
         if last is not None:
-            self._ended.append(last)
+            self._gather([last])
+        with self._gathering:
+            self._ended.extend(self._gatherer.flush())
         while self._ended and self._worker.submit(self._ended[0], DRAIN_TIMEOUT):
             self._ended.popleft()
         if not self._worker.stop(DRAIN_TIMEOUT):
@@ -114,15 +139,47 @@ class jscc_sink(gr.sync_block):
         fresh = symbols[self._seen :]
         if len(fresh) and self._deliver():
             tags = self.get_tags_in_window(0, self._seen, len(symbols))
-            self._ended.extend(self._assembler.push(fresh, self.nitems_read(0) + self._seen, tags))
+            noise_var = input_items[1][self._seen :] if len(input_items) > 1 else None
+            self._gather(self._assembler.push(fresh, self.nitems_read(0) + self._seen, tags, noise_var))
             self._seen = len(symbols)
             self._deliver()
+            self._starved_since = None
         elif not len(fresh):
             self._deliver() and self._wait_idle()
+            self._give_up_when_starved()
         idle = not self._ended and self._worker.idle and (self._refinement is None or self._refinement.idle)
+        idle = idle and not self._gatherer.waiting
         consumed = self._seen if idle or not self._holds_back else max(0, self._seen - 1)
         self._seen -= consumed
         return consumed
+
+    def _gather(self, bursts):
+        """Queues whole pictures: bursts as they are, and those that fragments make up."""
+        for burst in bursts:
+            if burst.fragment is None:
+                self._ended.append(burst)
+                continue
+            snr_db = self._receiver.snr_db_of(burst.values, burst.snr_db)
+            noise_var = burst.noise_var
+            if noise_var is None:
+                noise_var = np.full(len(burst.values), 10 ** (-snr_db / 10), np.float32)
+            with self._gathering:
+                self._ended.extend(self._gatherer.push(burst.fragment, burst.values, noise_var, snr_db, time.monotonic()))
+
+    def _watch_deadline(self):
+        while not self._stopping.wait(PATIENCE):
+            with self._gathering:
+                expired = self._gatherer.expire(time.monotonic())
+            for picture in expired:
+                self._worker.submit(picture)
+
+    def _give_up_when_starved(self):
+        """Where the stream is held back, its own time is what a deadline is measured in."""
+        if not self._gatherer.waiting or self._deadline is None:
+            return
+        self._starved_since = self._starved_since or time.monotonic()
+        if time.monotonic() - self._starved_since > self._deadline:
+            self._ended.extend(self._gatherer.flush())
 
     def _deliver(self):
         """Hands ended bursts to the worker; False while it has no room for all of them."""
@@ -138,10 +195,14 @@ class jscc_sink(gr.sync_block):
 
     def _decode(self, burst):
         self._counters.count("received")
-        if burst.problem is not None:
-            raise Dropped("header", burst.problem)
-        header = burst.header
-        pixels, snr_db, truncated = self._receiver.decode(burst.values, header, burst.snr_db)
+        if isinstance(burst, tuple):
+            header, reception = burst
+            pixels, snr_db, truncated = self._receiver.decode_reception(reception, header)
+        else:
+            if burst.problem is not None:
+                raise Dropped("header", burst.problem)
+            header = burst.header
+            pixels, snr_db, truncated = self._receiver.decode(burst.values, header, burst.snr_db)
         self._counters.count("decoded")
         self._counters.count("truncated", int(truncated))
         metadata = received_metadata(header, snr_db, truncated)

@@ -14,6 +14,9 @@ from diffjscc.symbols import MAX_PIXELS, ImageHeader
 #: Key of the tag that carries a burst's ImageHeader.
 HEADER_TAG = pmt.intern("image_header")
 
+#: Key of the tag that carries what the air interface's header says of a burst, 11 bytes.
+BURST_HEADER_TAG = pmt.intern("burst_header")
+
 #: Key of the optional tag that tells a burst's SNR at the receiver, dB.
 SNR_TAG = pmt.intern("snr_db")
 

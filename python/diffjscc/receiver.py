@@ -62,27 +62,47 @@ class Receiver:
 
     def decode(self, values, header: ImageHeader, snr_db=None):
         """complex64 (≤ K,) → (pixels uint8 (H, W, 3), SNR in dB, truncated). Raises Dropped."""
-        from diffjscc.images import to_pixels
-
         expected = header.symbol_count
         if len(values) > expected:
             raise Dropped("length", f"burst of {len(values)} symbols, but its header asks for {expected}")
-        if len(values) < MIN_SHARE * expected:
-            raise Dropped("too short", f"only {len(values)} of the picture's {expected} symbols arrived")
-        codec = self._codec(header.model)
-        snr_db = self._snr_db(values, snr_db)
+        self._check_share(len(values), expected)
+        snr_db = self.snr_db_of(values, snr_db)
         # A lost tail is an erasure: the picture is decoded from the rest.
         noise_var = np.full(expected, np.inf, np.float32)
         noise_var[: len(values)] = 10 ** (-snr_db / 10)
         padded = np.zeros(expected, np.complex64)
         padded[: len(values)] = values
+        return self.decode_reception(Reception(padded, noise_var, snr_db), header)
+
+    def decode_reception(self, reception: Reception, header: ImageHeader):
+        """The same for symbols whose noise is known, one by one; +inf marks those that are missing."""
+        from diffjscc.images import to_pixels
+
+        arrived = int(np.isfinite(reception.noise_var).sum())
+        self._check_share(arrived, header.symbol_count)
         try:
-            image = codec.decode(Reception(padded, noise_var, snr_db), header)
+            image = self._codec(header.model).decode(reception, header)
         except ValueError as error:
             raise Dropped("header", str(error)) from None
-        return to_pixels(image), snr_db, len(values) < expected
+        return to_pixels(image), reception.snr_db, arrived < header.symbol_count
 
-    def _snr_db(self, values, tagged):
+    def find_model(self, number):
+        """Id of the codec with this number on the air. Raises ValueError where none that may be used has it."""
+        from diffjscc.air.header import model_number
+        from diffjscc.hub import find_model, list_models
+
+        names = [find_model(self._model).name] if self._model else [entry.name for entry in list_models() if entry.codec]
+        for name in names:
+            if model_number(name) == number:
+                return name
+        raise ValueError(f"burst was encoded by model number {number}, this receiver decodes {', '.join(names)}")
+
+    def _check_share(self, arrived, expected):
+        if arrived < MIN_SHARE * expected:
+            raise Dropped("too short", f"only {arrived} of the picture's {expected} symbols arrived")
+
+    def snr_db_of(self, values, tagged):
+        """The SNR of symbols, dB: as set, as tagged, or estimated."""
         if self.snr_db is not None:
             return self.snr_db
         if tagged is not None and math.isfinite(tagged):

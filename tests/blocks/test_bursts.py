@@ -42,7 +42,7 @@ def test_bursts_are_found_whatever_the_windows(symbols, chunk):
     count = len(symbols.values)
     tags = sum((burst_tags(symbols, at, image_id=i) for i, at in enumerate((50, 100 + count, 100 + 2 * count))), [])
     counters, pictures = receive(values, tags, chunk)
-    assert counters == {"received": 3, "decoded": 3, "truncated": 0, "dropped": {}, "stray": 100}
+    assert counters == {"received": 3, "decoded": 3, "truncated": 0, "dropped": {}, "stray": 100, "late": 0}
     assert [metadata["image_id"] for _, metadata in pictures] == [0, 1, 2]
     assert np.array_equal(pictures[0][0], pictures[2][0])
     assert psnr(to_tensor(pictures[0][0]), photograph(128, 160)) > 18

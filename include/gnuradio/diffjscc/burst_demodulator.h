@@ -1,0 +1,52 @@
+/* -*- c++ -*- */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+
+#ifndef INCLUDED_DIFFJSCC_BURST_DEMODULATOR_H
+#define INCLUDED_DIFFJSCC_BURST_DEMODULATOR_H
+
+#include <gnuradio/block.h>
+#include <gnuradio/diffjscc/api.h>
+
+namespace gr {
+namespace diffjscc {
+
+/*!
+ * \brief Samples with bursts tagged by burst_detector in, their payloads out.
+ * \ingroup diffjscc
+ *
+ * Input: samples, complex, with tags "burst".
+ * Output 0: payload symbols, complex, unit mean power and gain 1, plus noise.
+ * Output 1: variance of that noise for each complex symbol, float; +inf marks an erasure.
+ * Output 2, optional: the channel in each burst's middle: fft_len complex a burst, lowest frequency first, the first of
+ * them with the tag "packet_len".
+ *
+ * A payload's first symbol carries the tags "packet_len", "burst_header" (the 11 bytes of the header that describe
+ * the picture, u8vector), "snr_db" (in the occupied bandwidth), "cfo" (cycles/sample) and "clock_offset" (the
+ * transmitter's sampling period over the receiver's, less 1).
+ *
+ * A tag whose header cannot be decoded is passed over; so is a burst of which less than the header was received. Where
+ * another burst with a valid header begins inside a burst, the rest of the first becomes erasures. Estimates of output
+ * 2 for which there is no room are thrown away.
+ */
+class DIFFJSCC_API burst_demodulator : virtual public gr::block
+{
+public:
+    typedef std::shared_ptr<burst_demodulator> sptr;
+
+    /*!
+     * \param fft_len  subcarriers in the sample rate, 64 or 256
+     * \param cp_len  samples of the cyclic prefix, 8 to fft_len/4
+     */
+    static sptr make(int fft_len = 256, int cp_len = 16);
+
+    //! Bursts whose header was decoded since the block was made.
+    virtual uint64_t received() const = 0;
+
+    //! Tagged places where no header could be decoded.
+    virtual uint64_t rejected() const = 0;
+};
+
+} // namespace diffjscc
+} // namespace gr
+
+#endif /* INCLUDED_DIFFJSCC_BURST_DEMODULATOR_H */

@@ -1,0 +1,206 @@
+/* -*- c++ -*- */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+
+#include "burst_detector_impl.h"
+#include "chirp.h"
+#include <gnuradio/io_signature.h>
+#include <pmt/pmt.h>
+#include <volk/volk.h>
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+namespace gr {
+namespace diffjscc {
+
+namespace {
+
+constexpr int FFT_LEN = 2048;
+
+// Places without a better one behind a candidate that settle it.
+constexpr int SETTLED = 48;
+
+// Samples handled at once, and how far examined places run ahead of the samples that leave: a burst's tag goes on a
+// sample up to SETTLED + reach places back.
+constexpr int STEP = 1664;
+constexpr int AHEAD = 80;
+
+// Up-chirps fainter than this, in lambda, are not looked at: 7 in 1000 places of noise are.
+constexpr double FIRST_LOOK = 5.0;
+
+int reach_of(double max_offset) { return static_cast<int>(std::ceil(2 * max_offset / SWEEP_RATE)) + 1; }
+
+double threshold_for(double rate, int places)
+{
+    // P(lambda_u + lambda_d > T) = (1 + T) exp(-T) for one place, by the union bound over all of them.
+    double low = 1, high = 200;
+    for (int i = 0; i < 100; i++) {
+        const double middle = (low + high) / 2;
+        (places * (1 + middle) * std::exp(-middle) > rate ? low : high) = middle;
+    }
+    return high;
+}
+
+double lambda(float rho) { return -(CHIRP_LEN - 1) * std::log1p(-std::min(rho, 0.999999f)); }
+
+// Where between its neighbours a peak lies, -0.5 to 0.5.
+double parabola(float before, float peak, float after)
+{
+    const double curvature = before - 2.0 * peak + after;
+    return curvature < 0 ? std::clamp(0.5 * (before - after) / curvature, -0.5, 0.5) : 0.0;
+}
+
+} // namespace
+
+burst_detector::sptr burst_detector::make(double false_alarm_rate, double max_offset)
+{
+    return gnuradio::make_block_sptr<burst_detector_impl>(false_alarm_rate, max_offset);
+}
+
+burst_detector_impl::burst_detector_impl(double false_alarm_rate, double max_offset)
+    : gr::sync_block("burst_detector",
+                     gr::io_signature::make(1, 1, sizeof(gr_complex)),
+                     gr::io_signature::make(1, 1, sizeof(gr_complex))),
+      d_reach(reach_of(max_offset)),
+      d_threshold(threshold_for(false_alarm_rate, 2 * d_reach + 1)),
+      d_max_offset(max_offset),
+      d_forward(FFT_LEN),
+      d_backward(FFT_LEN),
+      d_window(FFT_LEN),
+      d_up_spectrum(FFT_LEN),
+      d_down_spectrum(FFT_LEN),
+      d_energy(FFT_LEN),
+      d_up_power(FFT_LEN),
+      d_down_power(FFT_LEN)
+{
+    if (!(false_alarm_rate > 0 && false_alarm_rate < 1))
+        throw std::invalid_argument("false_alarm_rate must be above 0 and below 1, such as 1e-9");
+    if (!(max_offset > 0 && max_offset <= 0.1))
+        throw std::invalid_argument("max_offset must be above 0 and at most 0.1 cycles/sample");
+    for (auto [spectrum, down] : { std::pair(&d_up_spectrum, false), std::pair(&d_down_spectrum, true) }) {
+        std::fill_n(d_forward.get_inbuf(), FFT_LEN, gr_complex(0));
+        for (int n = 0; n < CHIRP_LEN; n++) {
+            const gr_complex value(chirp(n));
+            d_forward.get_inbuf()[n] = down ? std::conj(value) : value;
+        }
+        d_forward.execute();
+        std::copy_n(d_forward.get_outbuf(), FFT_LEN, spectrum->begin());
+    }
+    set_history(FFT_LEN - STEP + 1);
+    set_output_multiple(STEP);
+    set_tag_propagation_policy(TPP_ONE_TO_ONE);
+    declare_sample_delay(FFT_LEN - STEP);
+}
+
+bool burst_detector_impl::start()
+{
+    d_pending = false;
+    return true;
+}
+
+void burst_detector_impl::correlate(const gr_complex* in)
+{
+    std::copy_n(in, FFT_LEN, d_window.begin());
+    volk_32fc_magnitude_squared_32f(d_up_power.data(), d_window.data(), FFT_LEN);
+    double sum = std::accumulate(d_up_power.begin(), d_up_power.end(), 0.0);
+    if (!std::isfinite(sum)) {
+        for (int n = 0; n < FFT_LEN; n++) {
+            if (!std::isfinite(d_up_power[n])) {
+                d_window[n] = 0;
+                d_up_power[n] = 0;
+            }
+        }
+    }
+    // Where the stream is silent, the FFT's rounding errors would be all there is.
+    const float silence = 1e-9f * std::accumulate(d_up_power.begin(), d_up_power.end(), 1e-20f);
+    sum = 0;
+    for (int n = 0; n < CHIRP_LEN; n++)
+        sum += d_up_power[n];
+    for (int n = 0; n < FFT_LEN - CHIRP_LEN; n++) {
+        d_energy[n] = sum;
+        sum += double(d_up_power[n + CHIRP_LEN]) - d_up_power[n];
+    }
+
+    std::copy_n(d_window.begin(), FFT_LEN, d_forward.get_inbuf());
+    d_forward.execute();
+    const float scale = 1.0f / (float(CHIRP_LEN) * float(FFT_LEN) * float(FFT_LEN));
+    for (auto [power, spectrum] : { std::pair(&d_up_power, &d_up_spectrum), std::pair(&d_down_power, &d_down_spectrum) }) {
+        volk_32fc_x2_multiply_conjugate_32fc(
+            d_backward.get_inbuf(), d_forward.get_outbuf(), spectrum->data(), FFT_LEN);
+        d_backward.execute();
+        volk_32fc_magnitude_squared_32f(power->data(), d_backward.get_outbuf(), FFT_LEN);
+        for (int n = 0; n < FFT_LEN - CHIRP_LEN; n++)
+            (*power)[n] *= scale / std::max(d_energy[n], silence);
+    }
+}
+
+void burst_detector_impl::examine(int place)
+{
+    const int middle = place + CHIRP_LEN;
+    const auto first = d_down_power.begin() + middle - d_reach;
+    const auto loudest = std::max_element(first, first + 2 * d_reach + 1);
+    const double metric = lambda(d_up_power[place]) + lambda(*loudest);
+    if (metric < d_threshold || (d_pending && metric <= d_best.metric))
+        return;
+    const int down = static_cast<int>(loudest - d_down_power.begin());
+    d_best = { place,
+               down,
+               metric,
+               parabola(d_up_power[place - 1], d_up_power[place], d_up_power[place + 1]),
+               parabola(d_down_power[down - 1], d_down_power[down], d_down_power[down + 1]) };
+    d_pending = true;
+}
+
+void burst_detector_impl::emit(const gr_complex* in, const candidate& found)
+{
+    const double up = found.up + found.up_fraction, down = found.down + found.down_fraction;
+    const double time = (up + down - CHIRP_LEN) / 2;
+    double offset = SWEEP_RATE * (down - up - CHIRP_LEN) / 2;
+    // Never negative: AHEAD is more than what a candidate waits and its chirps may lie apart.
+    const int sample = static_cast<int>(std::floor(time));
+    // With that offset undone, the phase between the halves is what is left of it over CHIRP_LEN samples.
+    gr_complexd halves[2] = {};
+    for (int n = 0; n < PREAMBLE_LEN; n++) {
+        const bool second = n >= CHIRP_LEN;
+        const gr_complexd reference = chirp((second ? n - CHIRP_LEN : n) - (time - sample));
+        halves[second] += gr_complexd(in[sample + n]) * (second ? reference : std::conj(reference)) *
+                          std::polar(1.0, -2 * M_PI * offset * n);
+    }
+    offset += std::arg(halves[1] * std::conj(halves[0])) / (2 * M_PI * CHIRP_LEN);
+    if (std::abs(offset) > d_max_offset * 1.1)
+        return;
+
+    auto value = pmt::make_dict();
+    value = pmt::dict_add(value, pmt::intern("cfo"), pmt::from_double(offset));
+    value = pmt::dict_add(value, pmt::intern("timing"), pmt::from_double(time - sample));
+    value = pmt::dict_add(value, pmt::intern("metric"), pmt::from_double(found.metric));
+    add_item_tag(0, nitems_written(0) + sample, pmt::intern("burst"), value, alias_pmt());
+    d_detected++;
+}
+
+int burst_detector_impl::work(int noutput_items,
+                              gr_vector_const_void_star& input_items,
+                              gr_vector_void_star& output_items)
+{
+    const auto in = static_cast<const gr_complex*>(input_items[0]);
+    const auto out = static_cast<gr_complex*>(output_items[0]);
+
+    const double first_look = -std::expm1(-FIRST_LOOK / (CHIRP_LEN - 1));
+    // One step a call: tags of a step may only be added to samples that this call writes.
+    correlate(in);
+    for (int place = AHEAD; place < AHEAD + STEP; place++) {
+        if (d_up_power[place] > first_look)
+            examine(place);
+        if (d_pending && place >= d_best.up + SETTLED) {
+            emit(d_window.data(), d_best);
+            d_pending = false;
+        }
+    }
+    d_best.up -= STEP;
+    d_best.down -= STEP;
+    std::copy_n(d_window.begin(), STEP, out);
+    return STEP;
+}
+
+} // namespace diffjscc
+} // namespace gr

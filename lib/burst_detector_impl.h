@@ -1,0 +1,58 @@
+/* -*- c++ -*- */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+
+#ifndef INCLUDED_DIFFJSCC_BURST_DETECTOR_IMPL_H
+#define INCLUDED_DIFFJSCC_BURST_DETECTOR_IMPL_H
+
+#include <gnuradio/diffjscc/burst_detector.h>
+#include <gnuradio/fft/fft.h>
+#include <volk/volk_alloc.hh>
+#include <atomic>
+
+namespace gr {
+namespace diffjscc {
+
+class burst_detector_impl : public burst_detector
+{
+public:
+    burst_detector_impl(double false_alarm_rate, double max_offset);
+
+    uint64_t detected() const override { return d_detected; }
+    double threshold() const override { return d_threshold; }
+
+    bool start() override;
+    int work(int noutput_items,
+             gr_vector_const_void_star& input_items,
+             gr_vector_void_star& output_items) override;
+
+private:
+    //! A place where both filters are loud.
+    struct candidate {
+        int up;      // index of the up-chirp's peak, counted from the window of this call
+        int down;    // of the down-chirp's, the same
+        double metric;
+        double up_fraction, down_fraction; // of the peaks, from parabolas
+    };
+
+    void correlate(const gr_complex* in);
+    void examine(int place);
+    void emit(const gr_complex* in, const candidate& found);
+
+    const int d_reach; // places that the down-chirp's peak may lie off the middle
+    const double d_threshold;
+    const double d_max_offset;
+    std::atomic<uint64_t> d_detected{ 0 };
+
+    fft::fft_complex_fwd d_forward;
+    fft::fft_complex_rev d_backward;
+    volk::vector<gr_complex> d_window, d_up_spectrum, d_down_spectrum;
+    volk::vector<float> d_energy;               // of each filter's window
+    volk::vector<float> d_up_power, d_down_power; // |c|^2 / (M energy), rho
+    bool d_pending = false;
+    candidate d_best{};
+};
+
+} // namespace diffjscc
+} // namespace gr
+
+#endif /* INCLUDED_DIFFJSCC_BURST_DETECTOR_IMPL_H */

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Samples in, symbol bursts out."""
+
+from gnuradio import gr
+
+from diffjscc.air.format import find_format
+
+from .diffjscc_python import burst_demodulator, burst_detector
+
+
+class burst_rx(gr.hier_block2):
+    """Receives the air interface: burst_detector ─► burst_demodulator.
+
+    Input: complex samples at the transmitter's rate, at any level.
+    Output 0: JSCC symbols, complex, unit mean power, gain 1; a burst's first one carries ``packet_len``,
+    ``burst_header`` (11 bytes), ``snr_db``, ``cfo`` (cycles/sample) and ``clock_offset``.
+    Output 1: the noise variance of each symbol, float; +inf for an erasure.
+    Output 2, may be left open: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
+
+    preset            "ofdm64" or "ofdm256", as the transmitter's
+    false_alarm_rate  detections of nothing, a sample of white noise; a header's checksum weeds them out
+    max_offset        largest carrier offset, cycles/sample, up to 0.1
+
+    Raises ValueError for a preset, rate or offset that does not exist.
+    """
+
+    def __init__(self, preset="ofdm256", false_alarm_rate=1e-9, max_offset=0.05):
+        gr.hier_block2.__init__(
+            self,
+            "burst_rx",
+            gr.io_signature(1, 1, gr.sizeof_gr_complex),
+            gr.io_signature3(3, 3, gr.sizeof_gr_complex, gr.sizeof_float, gr.sizeof_gr_complex),
+        )
+        shape = find_format(preset)
+        self._detector = burst_detector(false_alarm_rate, max_offset)
+        self._demodulator = burst_demodulator(shape.fft_len, shape.cp_len)
+        self.connect(self, self._detector, self._demodulator)
+        for port in range(3):
+            self.connect((self._demodulator, port), (self, port))
+
+    def counters(self):
+        """{"detected": preambles, "received": bursts whose header was decoded, "rejected": preambles without one}."""
+        return {
+            "detected": self._detector.detected(),
+            "received": self._demodulator.received(),
+            "rejected": self._demodulator.rejected(),
+        }

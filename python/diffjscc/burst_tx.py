@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Symbol bursts in, samples out."""
+
+import collections
+import secrets
+
+import numpy as np
+import pmt
+from gnuradio import gr
+
+from diffjscc.air.format import MAX_PAYLOAD, find_format
+from diffjscc.air.header import SESSION_PERIOD
+from diffjscc.air.modulator import Modulator, fragments
+from diffjscc.symbols import Symbols
+
+from .bursts import BurstAssembler
+from .pdus import LENGTH_TAG
+
+#: Samples that may wait for room in the output before input is held back.
+MAX_WAITING = 1 << 17
+
+_LENGTH, _BEGIN, _END = pmt.intern("packet_len"), pmt.intern("tx_sob"), pmt.intern("tx_eob")
+
+
+class burst_tx(gr.basic_block):
+    """Turns bursts of JSCC symbols into bursts of samples for a radio.
+
+    Input: complex symbols, tagged as jscc_source does.
+    Output: complex samples, unit mean power within a burst. A burst's first sample carries ``packet_len`` (its length with
+    the silence behind it) and ``tx_sob``, the last one ``tx_eob``.
+
+    preset         "ofdm64" or "ofdm256": subcarriers in the sample rate
+    burst_symbols  JSCC symbols in a burst, at most 8191; pictures with more are cut into equal fragments. Short bursts lose
+                   less when one is lost, long ones have less overhead
+    clip_db        peaks are cut at this many dB above the mean power
+    gap            silent samples behind a burst
+    guard          silent samples behind a picture's last burst, so that filters and detectors behind can run out
+    length_tag     name of the input's length tag
+
+    A burst that is incomplete, has no valid header or does not fit the air interface is counted, logged and dropped.
+    Raises ValueError for a preset, length, level or gap that does not exist.
+    """
+
+    def __init__(self, preset="ofdm256", burst_symbols=6144, clip_db=9.0, gap=64, guard=2304, length_tag=LENGTH_TAG):
+        gr.basic_block.__init__(self, name="burst_tx", in_sig=[np.complex64], out_sig=[np.complex64])
+        self._modulator = Modulator(find_format(preset), clip_db)
+        if gap < 0 or guard < 0:
+            raise ValueError(f"gap = {gap}, guard = {guard}: must be 0 or more samples")
+        self._burst_symbols, self._gap, self._guard = burst_symbols, gap, guard
+        if not 1 <= burst_symbols <= MAX_PAYLOAD:
+            raise ValueError(f"burst_symbols = {burst_symbols}: must be 1 to {MAX_PAYLOAD}")
+        self._assembler = BurstAssembler(length_tag)
+        self._session = secrets.randbelow(SESSION_PERIOD)
+        self._samples, self._tags = collections.deque(), collections.deque()
+        self._queued = self._sent = self._dropped = 0
+        self.set_tag_propagation_policy(gr.TPP_DONT)
+
+    def counters(self):
+        """{"sent": bursts of samples, "dropped": bursts of symbols that could not be sent}."""
+        return {"sent": self._sent, "dropped": self._dropped}
+
+    def start(self):
+        self._samples.clear()
+        self._tags.clear()
+        self._queued = self.nitems_written(0)
+        return True
+
+    def forecast(self, noutput_items, ninputs):
+        return [0 if self._samples else 1] * ninputs
+
+    def general_work(self, input_items, output_items):
+        symbols, written = input_items[0], self.nitems_written(0)
+        if len(symbols) and self._queued - written < MAX_WAITING:
+            tags = self.get_tags_in_window(0, 0, len(symbols))
+            for burst in self._assembler.push(symbols, self.nitems_read(0), tags):
+                self._send(burst)
+            self.consume(0, len(symbols))
+        out, count = output_items[0], 0
+        while self._samples and count < len(out):
+            samples = self._samples.popleft()
+            taken = min(len(samples), len(out) - count)
+            out[count : count + taken] = samples[:taken]
+            count += taken
+            if taken < len(samples):
+                self._samples.appendleft(samples[taken:])
+        while self._tags and self._tags[0][0] < written + count:
+            self.add_item_tag(0, *self._tags.popleft())
+        return count
+
+    def _send(self, burst):
+        if burst.problem is not None or burst.header is None:
+            return self._drop(burst.problem)
+        if len(burst.values) < burst.header.symbol_count:
+            return self._drop(f"only {len(burst.values)} of the picture's {burst.header.symbol_count} symbols came")
+        try:
+            parts = list(fragments(Symbols(burst.values, burst.header), self._burst_symbols, self._session))
+        except ValueError as error:
+            return self._drop(error)
+        for fragment, payload in parts:
+            silence = self._guard if fragment.index + 1 == fragment.count else self._gap
+            samples = np.append(self._modulator.fragment(fragment, payload), np.zeros(silence, np.complex64))
+            last = self._queued + len(samples) - 1
+            self._tags.append((self._queued, _LENGTH, pmt.from_long(len(samples))))
+            self._tags.append((self._queued, _BEGIN, pmt.PMT_T))
+            self._tags.append((last, _END, pmt.PMT_T))
+            self._samples.append(samples)
+            self._queued += len(samples)
+            self._sent += 1
+        return None
+
+    def _drop(self, reason):
+        self._dropped += 1
+        self.logger.warn(f"burst not sent: {reason}")

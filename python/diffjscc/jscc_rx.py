@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Samples in, pictures out."""
+
+from gnuradio import gr
+
+from .burst_rx import burst_rx
+from .jscc_sink import jscc_sink
+
+
+class jscc_rx(gr.hier_block2):
+    """A whole receiver: burst_rx ─► jscc_sink.
+
+    Input: complex samples at the transmitter's rate, at any level.
+    Output, message ports ``images`` and ``refined``: as jscc_sink's.
+    Output 0, may be left open: equalised symbols, for a constellation display.
+    Output 1, may be left open: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
+
+    preset, false_alarm_rate, max_offset                                          as in burst_rx
+    model, snr_db, folder, on_full, queue_size, device, refine, refiner, deadline as in jscc_sink
+    """
+
+    def __init__(
+        self,
+        preset="ofdm256",
+        model="lite",
+        folder="",
+        on_full="wait",
+        queue_size=4,
+        device="cpu",
+        refine="none",
+        refiner="mini",
+        deadline=2.0,
+        false_alarm_rate=1e-9,
+        max_offset=0.05,
+    ):
+        gr.hier_block2.__init__(
+            self, "jscc_rx", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(2, 2, gr.sizeof_gr_complex)
+        )
+        self._bursts = burst_rx(preset, false_alarm_rate, max_offset)
+        self._sink = jscc_sink(
+            model,
+            folder=folder,
+            on_full=on_full,
+            queue_size=queue_size,
+            device=device,
+            refine=refine,
+            refiner=refiner,
+            csi=True,
+            deadline=deadline,
+        )
+        for name in ("images", "refined"):
+            self.message_port_register_hier_out(name)
+            self.msg_connect((self._sink, name), (self, name))
+        self.connect(self, self._bursts)
+        self.connect((self._bursts, 0), (self._sink, 0))
+        self.connect((self._bursts, 1), (self._sink, 1))
+        self.connect((self._bursts, 0), (self, 0))
+        self.connect((self._bursts, 2), (self, 1))
+
+    def counters(self):
+        """What burst_rx counts, as "bursts", and what jscc_sink counts."""
+        return {"bursts": self._bursts.counters()} | self._sink.counters()

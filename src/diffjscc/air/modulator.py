@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures to samples: docs/air-interface.md, sections 4, 6 and 7."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..symbols import Symbols
+from .format import MAX_PAYLOAD, PILOT_SPACING, BurstFormat
+from .header import MAX_FRAGMENTS, Fragment, header_bits, header_elements, pack_picture
+from .sequences import scattered_order
+
+
+def fragments(symbols: Symbols, burst_symbols: int, session: int = 0) -> Iterator[tuple[Fragment, np.ndarray]]:
+    """Cuts a picture into as few equal fragments as have at most ``burst_symbols``; yields each with its symbols.
+
+    The symbols are dealt out in scattered order, so that every fragment holds some of every part of the picture.
+    Raises ValueError where 64 fragments are not enough.
+    """
+    if not 1 <= burst_symbols <= MAX_PAYLOAD:
+        raise ValueError(f"burst_symbols = {burst_symbols}: must be 1 to {MAX_PAYLOAD}")
+    total = len(symbols.values)
+    count = math.ceil(total / burst_symbols)
+    if count > MAX_FRAGMENTS:
+        raise ValueError(
+            f"picture of {total} symbols takes {count} bursts of {burst_symbols}: at most {MAX_FRAGMENTS} are allowed; "
+            f"send longer bursts, a lower rate or a smaller picture"
+        )
+    scattered = symbols.values[scattered_order(total)]
+    for index in range(count):
+        fragment = Fragment(symbols.header, index, count, session)
+        yield fragment, scattered[fragment.begin : fragment.begin + fragment.length]
+
+
+class Modulator:
+    """Turns payloads into bursts of samples.
+
+    burst_format   shape of the bursts
+    clip_db        peaks are cut at this many dB above the mean power; inf leaves them
+
+    Samples have unit mean power where payload symbols have.
+    """
+
+    def __init__(self, burst_format: BurstFormat, clip_db: float = math.inf):
+        if not clip_db > 0:
+            raise ValueError(f"clip_db = {clip_db}: must be above 0 dB; 9 costs little, inf does not clip")
+        self.format, self.clip_db = burst_format, clip_db
+
+    def __call__(self, payload: np.ndarray, picture: bytes) -> np.ndarray:
+        """payload complex64 (K,), K up to 8191, and the header's picture part → samples complex64 (`burst_len`(K),)."""
+        shape = self.format
+        rows = shape.header_symbols + shape.payload_symbols(len(payload))
+        data = np.zeros(rows * shape.data_per_symbol, np.complex64)
+        begin = shape.header_symbols * shape.data_per_symbol
+        data[:begin] = header_elements(header_bits(len(payload), picture), shape.header_values)
+        data[begin : begin + len(payload)] = payload
+        # What the last symbol has left over is filled from the front: silence would cost the estimates there.
+        data[begin + len(payload) :] = np.resize(payload, len(data) - begin - len(payload))
+        samples = self._clip(self._ofdm(data.reshape(rows, -1)))
+        return np.concatenate((shape.preamble, samples))
+
+    def fragment(self, fragment: Fragment, payload: np.ndarray) -> np.ndarray:
+        """Samples of one fragment of a picture."""
+        return self(payload, pack_picture(fragment))
+
+    def _ofdm(self, data: np.ndarray) -> np.ndarray:
+        """Data of each symbol's free carriers (rows, D) → samples."""
+        shape = self.format
+        rows = np.arange(len(data))
+        values = np.zeros((len(data), len(shape.carriers)), np.complex64)
+        free = np.ones(values.shape, bool)
+        pilots = shape.pilot_positions[rows % PILOT_SPACING]
+        free[rows[:, None], pilots] = False
+        values[free] = data.reshape(-1)
+        values[rows[:, None], pilots] = shape.pilot_values[rows % PILOT_SPACING]
+        spectrum = np.zeros((len(data), shape.fft_len), np.complex64)
+        spectrum[:, shape.carriers] = values
+        symbols = np.fft.ifft(spectrum) * (shape.fft_len / math.sqrt(len(shape.carriers)))
+        return np.concatenate((symbols[:, -shape.cp_len :], symbols), axis=1).reshape(-1).astype(np.complex64)
+
+    def _clip(self, samples: np.ndarray) -> np.ndarray:
+        peak = 10 ** (self.clip_db / 20)
+        return samples / np.maximum(1, np.abs(samples) / peak).astype(np.float32)

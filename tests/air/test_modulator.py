@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The transmitter's half of the air interface, in NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+from air.signals import gaussian
+
+from diffjscc.air.format import BANDWIDTH, FORMATS, BurstFormat, find_format
+from diffjscc.air.header import Fragment
+from diffjscc.air.modulator import Modulator, fragments
+from diffjscc.air.sequences import mix, qpsk_sequence, scattered_order
+from diffjscc.symbols import ImageHeader, Symbols
+
+
+def picture(rate="1/32", width=768, height=512):
+    header = ImageHeader(7, width, height, "lite", rate, 1.0)
+    return Symbols(gaussian(header.symbol_count, seed=3), header)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_bursts_have_unit_power_within_their_bandwidth(name):
+    shape = FORMATS[name]
+    samples = Modulator(shape)(gaussian(4000), bytes(11))
+    assert len(samples) == shape.burst_len(4000) and samples.dtype == np.complex64
+    assert np.mean(np.abs(samples) ** 2) == pytest.approx(1, rel=0.03)
+    assert np.abs(samples[:256]) == pytest.approx(1)
+    spectrum = np.mean(np.abs(np.fft.fft(samples[: len(samples) // 512 * 512].reshape(-1, 512) * np.hanning(512))) ** 2, 0)
+    outside = np.abs(np.fft.fftfreq(512)) > BANDWIDTH / 2 + 0.03
+    assert spectrum[outside].max() < 0.05 * np.median(spectrum[~outside])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_carriers_read_what_was_sent(name):
+    """An FFT behind the prefix of a payload symbol gives payload and pilots back."""
+    shape, payload = FORMATS[name], gaussian(1000)
+    samples = Modulator(shape)(payload, bytes(11))
+    row = shape.header_symbols + 2
+    begin = 256 + row * (shape.fft_len + shape.cp_len) + shape.cp_len
+    values = np.fft.fft(samples[begin : begin + shape.fft_len])[shape.carriers] * np.sqrt(len(shape.carriers)) / shape.fft_len
+    pilots = shape.pilot_positions[row % 13]
+    assert values[pilots] == pytest.approx(shape.pilot_values[row % 13], abs=1e-4)
+    data = np.delete(values, pilots)
+    assert data == pytest.approx(payload[2 * len(data) : 3 * len(data)], abs=1e-4)
+
+
+def test_pilots_visit_every_carrier():
+    for shape in FORMATS.values():
+        visited = np.sort(shape.pilot_positions.reshape(-1))
+        assert np.array_equal(visited, np.arange(len(shape.carriers)))
+
+
+@pytest.mark.parametrize("clip_db", [6.0, 9.0])
+def test_no_sample_exceeds_the_clip_level(clip_db):
+    samples = Modulator(FORMATS["ofdm256"], clip_db)(gaussian(6000), bytes(11))
+    assert 20 * math.log10(np.abs(samples).max()) <= clip_db + 1e-3
+    unclipped = Modulator(FORMATS["ofdm256"])(gaussian(6000), bytes(11))
+    assert 20 * math.log10(np.abs(unclipped).max()) > clip_db
+
+
+def test_overhead_is_what_the_specification_says():
+    def overhead(symbols, bursts):
+        shape = FORMATS["ofdm256"]
+        return 1 - symbols / (bursts * shape.burst_len(symbols // bursts) * BANDWIDTH)
+
+    assert overhead(3072, 1) <= 0.45
+    assert overhead(12288, 2) <= 0.25
+
+
+def test_fragments_carry_every_symbol_once():
+    symbols = picture()
+    parts = list(fragments(symbols, 5000))
+    assert [fragment.count for fragment, _ in parts] == [3, 3, 3]
+    together = np.empty_like(symbols.values)
+    together[scattered_order(len(together))] = np.concatenate([payload for _, payload in parts])
+    assert np.array_equal(together, symbols.values)
+
+
+def test_a_lost_fragment_costs_every_part_of_the_picture_a_little():
+    """Of every 16×16 neighbourhood of blocks, and of every channel, about its share is lost."""
+    header = picture().header
+    lost = np.zeros(header.symbol_count)
+    part = Fragment(header, 1, 4)
+    lost[scattered_order(len(lost))[part.begin : part.begin + part.length]] = 1
+    by_place = lost.reshape(-1, 32, 48)
+    assert by_place.mean((1, 2)) == pytest.approx(0.25, abs=0.07)
+    assert by_place.reshape(-1, 2, 16, 3, 16).mean((0, 2, 4)) == pytest.approx(0.25, abs=0.05)
+
+
+def test_a_picture_too_large_for_64_bursts_is_refused():
+    with pytest.raises(ValueError, match="at most 64 are allowed"):
+        list(fragments(picture("1/16"), 300))
+
+
+def test_sequences_are_fixed_for_all_time():
+    """What other receivers rely on: docs/air-interface.md gives the same numbers."""
+    assert mix(np.array([1, 2, 3])).tolist() == [0x514E28B7, 0x30F4C306, 0x85F0B427]
+    assert scattered_order(8).tolist() == [6, 3, 1, 7, 0, 5, 2, 4]
+    assert np.round(qpsk_sequence(3, 1) * 2**0.5).tolist() == [1 + 1j, 1 - 1j, -1 + 1j]
+
+
+def test_wrong_parameters_are_refused():
+    for make, message in [
+        (lambda: BurstFormat(128), "fft_len = 128"),
+        (lambda: BurstFormat(64, 32), "cp_len = 32"),
+        (lambda: find_format("ofdm128"), "is not one of ofdm64, ofdm256"),
+        (lambda: Modulator(FORMATS["ofdm64"], 0.0), "clip_db = 0.0"),
+        (lambda: list(fragments(picture(), 9000)), "burst_symbols = 9000"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
