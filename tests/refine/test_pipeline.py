@@ -5,12 +5,14 @@ import logging
 
 import pytest
 import torch
+from diffusers.models.upsampling import Upsample2D
 from refine.tiny import diffusion_refiner, flow_refiner
 
 from diffjscc.hub import load_refiner
 from diffjscc.refine.captions import caption
 from diffjscc.refine.guidance import LatentGuidance
 from diffjscc.refine.pipeline import FALLBACK_TILE, DiffJSCCPipeline
+from diffjscc.refine.unet import SmoothUpsample2D
 
 KINDS = {"diffusion": diffusion_refiner, "flow": flow_refiner}
 
@@ -378,3 +380,19 @@ def test_what_is_no_picture_is_refused(refiner, initial, line):
 def test_one_snr_or_one_for_each(refiner):
     with pytest.raises(ValueError, match="2 values for 3 pictures"):
         refiner(torch.stack([picture()] * 3), torch.tensor([1.0, 2.0]))
+
+
+def test_a_smooth_unet_leaves_no_steps_where_it_doubles_the_resolution():
+    """Its weights are the plain UNet's; a gradient at the coarse level stays one at the fine level."""
+    layer = Upsample2D(4, use_conv=True)
+    smooth = SmoothUpsample2D(4, use_conv=True)
+    smooth.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        for upsample in (layer, smooth):
+            torch.nn.init.dirac_(upsample.conv.weight)
+            torch.nn.init.zeros_(upsample.conv.bias)
+        ramp = torch.arange(16.0).expand(1, 4, 16, 16)
+        steps = [upsample(ramp)[0, 0, 8, 4:-4].diff() for upsample in (layer, smooth)]
+    assert steps[0].unique().tolist() == [0, 1]
+    assert steps[1] == pytest.approx(0.5)
+    assert smooth(ramp, output_size=(31, 30)).shape[-2:] == (31, 30)

@@ -12,6 +12,8 @@ from diffjscc.hub import load_refiner, save_codec
 from diffjscc.refine import convert
 from diffjscc.refine.loading import save_pipeline
 from diffjscc.train.control import ControlRecipe, ControlTrainer
+from diffjscc.train.critic import PatchCritic, critic_loss, generator_loss
+from diffjscc.train.optimisers import short_memory, take_step
 from diffjscc.train.refiner import RefinerRecipe, RefinerTrainer, build_refiner, refine_in_one_step
 from diffjscc.train.texture import lattice_loss, spectrum_loss, texture_loss
 from diffjscc.train.vae import VaeRecipe, VaeTrainer
@@ -54,7 +56,7 @@ def test_a_new_refiner_gives_the_autoencoders_picture(vae, codec):
     initial = photograph(64, 96)
     with torch.no_grad():
         expected = pipeline.decode(pipeline.encode(initial[None]))[0].clamp(0, 1)
-    torch.testing.assert_close(pipeline(initial, 1.0), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(pipeline(initial, 1.0, strength=1.0), expected, atol=1e-5, rtol=0)
 
 
 def test_training_computes_what_the_pipeline_does(vae, codec):
@@ -64,7 +66,7 @@ def test_training_computes_what_the_pipeline_does(vae, codec):
             parameter.add_(0.02 * torch.randn_like(parameter))
         initial = photograph(64, 96)[None]
         trained = refine_in_one_step(pipeline, initial, torch.tensor([3.0]), torch.Generator().manual_seed(1))
-    called = pipeline(initial, 3.0, generator=torch.Generator().manual_seed(1))
+    called = pipeline(initial, 3.0, strength=1.0, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(trained.clamp(0, 1), called, atol=1e-5, rtol=0)
 
 
@@ -203,3 +205,42 @@ def test_half_precision_is_what_is_written(vae, codec, tmp_path):
     for part in ("unet", "vae", "control"):
         stored = load_file(tmp_path / part / "diffusion_pytorch_model.safetensors")
         assert {value.dtype for value in stored.values()} == {torch.float16}
+
+
+def test_an_adversarial_stage_goes_on_from_the_first_and_after_a_stop(codec, pictures, tmp_path):
+    recipe = RefinerRecipe(codec=codec, steps=4, start_from="mini", adversarial=0.01, lr=2e-4, batch=1, crop=64)
+    whole = RefinerTrainer(pictures, tmp_path / "whole", recipe)
+    critic = {name: value.clone() for name, value in whole.critic.state_dict().items()}
+    whole.run()
+    assert not torch.equal(
+        whole.critic.heads[0].parametrizations.weight.original, critic["heads.0.parametrizations.weight.original"]
+    )
+    stop_at(RefinerTrainer(pictures, tmp_path / "broken", recipe), 2)
+    second = RefinerTrainer(pictures, tmp_path / "broken", recipe)
+    assert second.step == 2
+    second.run()
+    for name, value in whole.critic.state_dict().items():
+        torch.testing.assert_close(second.critic.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_critic_learns_to_tell_photographs_from_blur():
+    torch.manual_seed(0)
+    critic = PatchCritic((8, 16, 16, 16))
+    optimiser = short_memory(critic, 2e-3)
+    real = photograph(128, 128)[None]
+    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(real, 4), scale_factor=4.0, mode="bilinear")
+    before = critic_loss(critic(real), critic(blurred)).item()
+    for _ in range(30):
+        loss = critic_loss(critic(real), critic(blurred))
+        critic.zero_grad()
+        loss.backward()
+        take_step([optimiser], critic, 1.0)
+    assert before == pytest.approx(0.69, abs=0.05)
+    assert loss.item() < 0.6 * before
+    assert generator_loss(critic(real), critic(blurred)).item() > before
+    assert [logits.shape[-1] for logits in critic(real)] == [64, 32, 16]
+
+
+def test_a_refiner_without_an_autoencoder_is_refused():
+    with pytest.raises(ValueError, match="vae = '': no autoencoder there"):
+        build_refiner(RefinerRecipe())

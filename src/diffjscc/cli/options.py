@@ -44,7 +44,7 @@ def add_refiner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refine", metavar="MODEL", help="refine too: a name of `diffjscc models`, such as mini, or a folder")
     parser.add_argument("--sampler", metavar="S", help="ddpm, ddim, dpm++ or dpm++karras (default: the refiner's)")
     parser.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the refiner's)")
-    parser.add_argument("--strength", type=float, metavar="X", help="how much is repainted, above 0 to 1 (default: 1)")
+    parser.add_argument("--strength", type=float, metavar="X", help="how much is repainted, above 0 to 1 (default: the refiner's)")
     parser.add_argument("--colour-fix", metavar="F", help="none, wavelet or adain (default: the refiner's)")
     parser.add_argument("--prompt", metavar="TEXT", help="what the pictures show, for refiners that take text")
     parser.add_argument("--captioner", metavar="MODEL", help="BLIP-2 that says what they show: a folder, or an id on the hub")

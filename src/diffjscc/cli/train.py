@@ -25,6 +25,7 @@ FIELDS = {
     "start_noise": (float, "X", "deviation of the noise that a refinement starts with, in units of the latent's"),
     "texture": (float, "X", "weight of the loss on the distribution of patches"),
     "spectrum": (float, "X", "weight of the loss on local spectra"),
+    "adversarial": (float, "X", "weight of a critic's opinion; 0 for none"),
     "coarse": (float, "X", "weight of L1 at a quarter of the resolution"),
     "stable_diffusion": (str, "PATH", "Stable Diffusion 2.1-base: a diffusers folder, or a single file"),
     "config": (str, "YAML", "configuration of a single file that is not Stable Diffusion 2.1-base"),
@@ -54,7 +55,7 @@ WHAT = {
         "refiner",
         "RefinerRecipe",
         "RefinerTrainer",
-        ("vae", "codec", "start_noise", "texture", "spectrum", "coarse")
+        ("vae", "codec", "start_noise", "texture", "spectrum", "coarse", "adversarial")
         + ("steps", "batch", "crop", "lr", "muon_lr", "decay", "ema", "seed", "start_from"),
         "a small one-step refiner",
         "diffjscc train refiner --data photographs/ --vae runs/vae/model --out runs/mini",
@@ -86,7 +87,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run: checkpoint, recipe, model")
         for field in fields:
             kind, metavar, text = FIELDS[field]
-            required = field in ("vae", "stable_diffusion")
+            required = field == "stable_diffusion"
             sub.add_argument(f"--{field.replace('_', '-')}", type=kind, metavar=metavar, help=text, required=required)
         if name in ("codec", "refiner"):
             sub.add_argument("--rates", nargs="+", metavar="R", help="rates to draw from; a repeated one comes more often")

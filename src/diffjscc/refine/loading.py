@@ -19,8 +19,9 @@ from torch import nn
 from ..weights import check_weights
 from .control import ControlModule
 from .pipeline import DiffJSCCPipeline
+from .unet import SmoothUNet
 
-NETWORKS = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny, ControlModule, UNet2DConditionModel)}
+NETWORKS = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny, ControlModule, SmoothUNet, UNet2DConditionModel)}
 
 
 def load_pipeline(folder: Path, device: str | torch.device, dtype: torch.dtype) -> DiffJSCCPipeline:

@@ -50,8 +50,9 @@ class DiffJSCCPipeline(DiffusionPipeline):
     control                     ControlModule
     text_encoder, tokenizer     of Stable Diffusion; without them every picture gets the same, empty text features
     captioner, caption_processor  Blip2ForConditionalGeneration and its processor; without them only given prompts count
-    defaults                    sampler, steps and colour_fix where a call gives none; of a flow, also start_noise: the
-                                deviation of the noise on its start, the latent of the initial reconstruction
+    defaults                    sampler, steps, colour_fix and, if it is there, strength, where a call gives none; of a flow,
+                                also start_noise: the deviation of the noise on its start, the latent of the initial
+                                reconstruction
 
     A scheduler of the flow-matching kind makes it a flow from the initial reconstruction to the refined picture, walked
     in as many steps as it was trained for; any other kind makes it a diffusion that predicts noise.
@@ -118,7 +119,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         *,
         steps: int | None = None,
         sampler: str | None = None,
-        strength: float = 1.0,
+        strength: float | None = None,
         guidance_scale: float = 1.0,
         negative_prompt: str = "",
         latent_guidance: LatentGuidance | None = None,
@@ -138,7 +139,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         steps, sampler   see `samplers.make_sampler`; defaults: the model's
         strength         in (0, 1]. A diffusion starts at the initial reconstruction with noise of that share of the
                          timesteps, and takes that share of the steps; 1 starts from pure noise. A flow ends that share of
-                         the way from the initial reconstruction
+                         the way from the initial reconstruction. Default: the model's, else 1
         guidance_scale   of classifier-free guidance by the text against ``negative_prompt``; 1 is none
         latent_guidance  a pull towards the initial reconstruction
         control_scale    factor on what the control module says
@@ -153,6 +154,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         """
         images = self._check_images(initial)
         sampler = sampler or self.config.defaults["sampler"]
+        strength = self.config.defaults.get("strength", 1.0) if strength is None else strength
         steps = self._check_steps(steps, strength)
         colour_fix = colour_fix or self.config.defaults["colour_fix"]
         if colour_fix not in COLOUR_FIXES:

@@ -34,6 +34,13 @@ def build_optimisers(
     return optimisers
 
 
+def short_memory(module: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """AdamW with little momentum: two networks that pull against each other would swing on long ones."""
+    optimiser = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.5, 0.99), weight_decay=0)
+    optimiser.param_groups[0]["peak_lr"] = lr
+    return optimiser
+
+
 class FlatMuon(torch.optim.Muon):
     """torch's Muon, which takes matrices only, on convolution kernels seen as (out, in·h·w).
 

@@ -6,9 +6,10 @@
 
 With no large prior to protect, UNet, control module and VAE decoder are trained as one network; the codec and the VAE's
 encoder stay as they are. The path from z_1, the noised latent of the initial reconstruction, to z_0 is a rectified flow
-walked in a single step. The loss is on the picture at its end: L1, which ties it to the photograph, and differences of local
+walked in a single step. The loss is on the picture at its end: L1, which ties it to the photograph; differences of local
 statistics (see `texture`), which are the same for every plausible picture, so that detail need not be in the right place to
-be painted.
+be painted; and, once those have settled, a critic (see `critic`), which sees what statistics miss. Such a second stage is a run
+of its own: --start-from the first, with --adversarial.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, l1_loss
 
@@ -25,9 +26,11 @@ from ..hub import load_codec, load_refiner
 from ..refine.control import ControlModule
 from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
-from ..symbols import rate_channels
+from ..refine.unet import SmoothUNet
+from ..symbols import BLOCK, rate_channels
 from .codec import CodecRecipe, draw_conditions, receive, reconstruct
-from .optimisers import build_optimisers, take_step
+from .critic import PatchCritic, critic_loss, generator_loss
+from .optimisers import build_optimisers, short_memory, take_step
 from .pictures import RandomCrops, split
 from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
 from .texture import lattice_loss, spectrum_loss, texture_loss
@@ -36,12 +39,15 @@ from .texture import lattice_loss, spectrum_loss, texture_loss
 VALIDATION_PICTURES = 8
 VALIDATION_SNR_DB = 1.0
 
+#: Steps in which a new critic is given its say.
+CRITIC_STEPS = 200
+
 
 @dataclass(frozen=True)
 class RefinerRecipe:
     """Everything that decides what a training run computes.
 
-    vae          folder of the trained autoencoder
+    vae          folder of the trained autoencoder; not needed with start_from
     codec        name or folder of the frozen codec
     widths       of the UNet's levels, at the latent's resolution, half of it, a quarter, …
     layers       residual blocks a level
@@ -50,10 +56,12 @@ class RefinerRecipe:
     spectrum     weight of `spectrum_loss`
     lattice      weight of `lattice_loss`
     coarse       weight of L1 at a quarter of the resolution, which ties shapes and colours and leaves detail free
+    adversarial  weight of the critic's opinion, which grows to it over the first `CRITIC_STEPS`; 0 for no critic, and Muon
+    critic_lr    peak learning rate of the critic
     The others as in CodecRecipe.
     """
 
-    vae: str
+    vae: str = ""
     codec: str = "lite"
     widths: tuple[int, ...] = (64, 128, 160, 160)
     layers: int = 1
@@ -62,6 +70,8 @@ class RefinerRecipe:
     coarse: float = 2.0
     spectrum: float = 10.0
     lattice: float = 2.0
+    adversarial: float = 0.0
+    critic_lr: float = 4e-4
     rates: list[str] = field(default_factory=list)
     snr_range_db: list[float] = field(default_factory=lambda: [-5.0, 20.0])
     steps: int = 6000
@@ -78,10 +88,10 @@ class RefinerRecipe:
 def build_refiner(recipe: RefinerRecipe) -> DiffJSCCPipeline:
     """Networks of the recipe's size with new weights, around its VAE; it refines nothing yet: v = 0."""
     if not (Path(recipe.vae) / "config.json").is_file():
-        raise ValueError(f"{recipe.vae}: no autoencoder there: give the model folder of `diffjscc train vae`")
+        raise ValueError(f"vae = {recipe.vae!r}: no autoencoder there: give the model folder of `diffjscc train vae`")
     vae = AutoencoderTiny.from_pretrained(recipe.vae)
     channels, levels = vae.config.latent_channels, len(recipe.widths)
-    unet = UNet2DConditionModel(
+    unet = SmoothUNet(
         in_channels=channels,
         out_channels=channels,
         down_block_types=("DownBlock2D",) * levels,
@@ -96,7 +106,8 @@ def build_refiner(recipe: RefinerRecipe) -> DiffJSCCPipeline:
     control = ControlModule.from_unet(unet)
     # Nothing is to be protected here, so that the condition may speak from the first step.
     control.controlnet_cond_embedding.reset_parameters()
-    defaults = {"sampler": "flow", "steps": 1, "colour_fix": "none", "start_noise": recipe.start_noise}
+    # A little less than all of it: the last share costs the most and is seen the least.
+    defaults = {"sampler": "flow", "steps": 1, "colour_fix": "none", "start_noise": recipe.start_noise, "strength": 0.85}
     return DiffJSCCPipeline(vae, unet, control, FlowMatchEulerDiscreteScheduler(), defaults=defaults)
 
 
@@ -120,7 +131,7 @@ class RefinerTrainer(Run):
         super().__init__(out, {**asdict(recipe), "what": "refiner"}, recipe.steps, checkpoint_seconds)
         self.recipe, self.device = recipe, torch.device(device)
         training, held_out = split(data)
-        self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
+        self.crops = RandomCrops(training, recipe.crop + BLOCK, recipe.batch, recipe.seed)
         self.codec = load_codec(recipe.codec, device)
         self.conditions = CodecRecipe(batch=recipe.batch, rates=recipe.rates, snr_range_db=recipe.snr_range_db, mismatch=0)
         self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_PICTURES]]
@@ -134,17 +145,23 @@ class RefinerTrainer(Run):
         # Muon wants contiguous kernels.
         self.generator.to(memory_format=torch.contiguous_format).requires_grad_(True).train()
         self.average = RunningAverage(self.generator, recipe.ema)
-        self.optimisers = build_optimisers(self.generator, recipe.lr, recipe.muon_lr, narrowest=64)
+        self.critic = PatchCritic().to(self.device)
+        self.critic_optimiser = short_memory(self.critic, recipe.critic_lr)
+        if recipe.adversarial:
+            self.optimisers = [short_memory(self.generator, recipe.lr)]
+        else:
+            self.optimisers = build_optimisers(self.generator, recipe.lr, recipe.muon_lr, narrowest=64)
         self.resume()
 
     def parts(self):
         optimisers = {f"optimiser{i}": optimiser for i, optimiser in enumerate(self.optimisers)}
-        return {"generator": self.generator, "average": self.average, **optimisers}
+        critic = {"critic": self.critic, "critic_optimiser": self.critic_optimiser} if self.recipe.adversarial else {}
+        return {"generator": self.generator, "average": self.average, **optimisers, **critic}
 
     def train_step(self) -> float:
         images = self.crops(self.step).to(self.device, memory_format=torch.channels_last)
         random = torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
-        initial, snr_db = self._receive(images, random)
+        images, initial, snr_db = self._receive(images, random)
         factor = warm_up_then_fall(self.step, self.recipe.steps, self.recipe.decay)
         with torch.autocast(self.device.type, torch.bfloat16):
             refined = refine_in_one_step(self.pipeline, initial, snr_db, random)
@@ -152,18 +169,45 @@ class RefinerTrainer(Run):
         loss = l1_loss(refined, images) + recipe.coarse * l1_loss(avg_pool2d(refined, 4), avg_pool2d(images, 4))
         loss = loss + recipe.texture * texture_loss(refined, images, random)
         loss = loss + recipe.spectrum * spectrum_loss(refined, images) + recipe.lattice * lattice_loss(refined)
+        if recipe.adversarial:
+            self._train_critic(images, refined.detach(), factor)
+            loss = loss + recipe.adversarial * min(1.0, self.step / CRITIC_STEPS) * self._judge(images, refined)
         self.generator.zero_grad()
         loss.backward()
         if take_step(self.optimisers, self.generator, factor):
             self.average.update()
         return loss.item()
 
+    def _judge(self, images: Tensor, refined: Tensor) -> Tensor:
+        """The generator's loss before the critic, which learns nothing from it."""
+        self.critic.requires_grad_(False)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            with torch.no_grad():
+                real = self.critic(images)
+            loss = generator_loss(real, self.critic(refined))
+        self.critic.requires_grad_(True)
+        return loss
+
+    def _train_critic(self, images: Tensor, refined: Tensor, factor: float) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            real, fake = zip(*(scale.chunk(2) for scale in self.critic(torch.cat((images, refined)))))
+            loss = critic_loss(real, fake)
+        self.critic.zero_grad()
+        loss.backward()
+        take_step([self.critic_optimiser], self.critic, factor)
+
     @torch.no_grad()
-    def _receive(self, images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _receive(self, images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """A window of the pictures, the same of what the codec makes of them, and the SNR.
+
+        The window lies anywhere in the codec's blocks, so that the generator's own lattice never lines up with theirs.
+        """
         channels, state = draw_conditions(self.codec, self.conditions, random)
         with torch.autocast(self.device.type, torch.bfloat16):
             initial = reconstruct(self.codec, images, channels, state, self.conditions, random)
-        return initial.clamp(0, 1), state.snr_db.to(self.device)
+        top, left = torch.randint(BLOCK, (2,), generator=random).tolist()
+        window = (..., slice(top, top + self.recipe.crop), slice(left, left + self.recipe.crop))
+        return images[window], initial.clamp(0, 1)[window], state.snr_db.to(self.device)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

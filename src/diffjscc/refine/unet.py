@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A UNet that leaves no lattice."""
+
+from __future__ import annotations
+
+from functools import wraps
+
+import torch.nn.functional as F
+
+# diffusers' pipelines look for ModelMixin in the module of a component that is not their own.
+from diffusers import ModelMixin, UNet2DConditionModel  # noqa: F401
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor
+
+
+class SmoothUpsample2D(Upsample2D):
+    """Twice the resolution by bilinear interpolation, then the same 3×3 convolution."""
+
+    def forward(self, hidden_states: Tensor, output_size: int | None = None, *args, **kwargs) -> Tensor:
+        size = output_size or [2 * side for side in hidden_states.shape[-2:]]
+        return self.conv(F.interpolate(hidden_states, size=size, mode="bilinear", align_corners=False))
+
+
+class SmoothUNet(UNet2DConditionModel):
+    """diffusers' UNet with bilinear upsampling in place of nearest-neighbour; weights are exchangeable between the two.
+
+    Repeated values have edges on the lattice of the coarser level. A large network learns to undo them; a generator of ten
+    million weights that is asked for detail takes them for some.
+    """
+
+    @wraps(UNet2DConditionModel.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for block in self.up_blocks:
+            for index, layer in enumerate(block.upsamplers or ()):
+                smooth = SmoothUpsample2D(layer.channels, use_conv=True, out_channels=layer.out_channels)
+                block.upsamplers[index] = smooth

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The critic of an adversarial training."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class PatchCritic(nn.Module):
+    """Is this texture photographed or painted? A logit a patch, at three scales.
+
+        picture ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage
+        (3,H,W)                     │              │              │
+                               logits H/2     logits H/4     logits H/8
+
+    Every convolution is spectrally normalised (Miyato et al., 2018). Stages halve by averaging: strided convolutions would
+    favour some pixels of a lattice over others, and teach the generator one.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 128)):
+        super().__init__()
+        before = (3, *widths)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv2d(before[index], width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+            )
+            for index, width in enumerate(widths)
+        )
+        self.heads = nn.ModuleList(spectral_norm(nn.Conv2d(width, 1, 3, padding=1)) for width in widths[1:])
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        """picture (N,3,H,W) in [0,1] → logits [(N,1,H/2,W/2), (N,1,H/4,W/4), (N,1,H/8,W/8)]."""
+        features = self.stages[0](picture * 2 - 1)
+        logits = []
+        for stage, head in zip(self.stages[1:], self.heads):
+            features = stage(F.avg_pool2d(features, 2))
+            logits.append(head(features))
+        return logits
+
+
+def critic_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """What the critic is charged for, mean over scales: log(1 + exp(fake − real)), patch by patch.
+
+    Relativistic pairing (Jolicoeur-Martineau, 2018; Huang et al., "R3GAN", 2024): photograph and repainted picture show
+    the same scene, so that a patch's content cancels and its realism is judged.
+    """
+    return sum(F.softplus(f.float() - r.float()).mean() for r, f in zip(real, fake)) / len(real)
+
+
+def generator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """What the generator is charged for being told apart from the photographs, mean over scales."""
+    return critic_loss(fake, real)
