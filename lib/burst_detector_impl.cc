@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
+#include <vector>
 
 namespace gr {
 namespace diffjscc {
@@ -24,6 +25,12 @@ constexpr int SETTLED = 48;
 // sample up to SETTLED + reach places back.
 constexpr int STEP = 1664;
 constexpr int AHEAD = 80;
+
+// Echoes of a peak are looked for so many places before and behind it: as far as the demodulator can use them.
+constexpr int ECHOES_BEFORE = 8, ECHOES_BEHIND = 16;
+
+// Places fainter than this share of the loudest hold noise rather than echoes.
+constexpr float FAINTEST_ECHO = 0.125f;
 
 // Up-chirps fainter than this, in lambda, are not looked at: 7 in 1000 places of noise are.
 constexpr double FIRST_LOOK = 5.0;
@@ -70,6 +77,8 @@ burst_detector_impl::burst_detector_impl(double false_alarm_rate, double max_off
       d_up_spectrum(FFT_LEN),
       d_down_spectrum(FFT_LEN),
       d_energy(FFT_LEN),
+      d_up(FFT_LEN),
+      d_down(FFT_LEN),
       d_up_power(FFT_LEN),
       d_down_power(FFT_LEN)
 {
@@ -124,11 +133,14 @@ void burst_detector_impl::correlate(const gr_complex* in)
     std::copy_n(d_window.begin(), FFT_LEN, d_forward.get_inbuf());
     d_forward.execute();
     const float scale = 1.0f / (float(CHIRP_LEN) * float(FFT_LEN) * float(FFT_LEN));
-    for (auto [power, spectrum] : { std::pair(&d_up_power, &d_up_spectrum), std::pair(&d_down_power, &d_down_spectrum) }) {
+    for (bool down : { false, true }) {
+        auto* power = down ? &d_down_power : &d_up_power;
+        auto* output = down ? &d_down : &d_up;
         volk_32fc_x2_multiply_conjugate_32fc(
-            d_backward.get_inbuf(), d_forward.get_outbuf(), spectrum->data(), FFT_LEN);
+            d_backward.get_inbuf(), d_forward.get_outbuf(), (down ? d_down_spectrum : d_up_spectrum).data(), FFT_LEN);
         d_backward.execute();
-        volk_32fc_magnitude_squared_32f(power->data(), d_backward.get_outbuf(), FFT_LEN);
+        std::copy_n(d_backward.get_outbuf(), FFT_LEN, output->begin());
+        volk_32fc_magnitude_squared_32f(power->data(), output->data(), FFT_LEN);
         for (int n = 0; n < FFT_LEN - CHIRP_LEN; n++)
             (*power)[n] *= scale / std::max(d_energy[n], silence);
     }
@@ -136,39 +148,50 @@ void burst_detector_impl::correlate(const gr_complex* in)
 
 void burst_detector_impl::examine(int place)
 {
-    const int middle = place + CHIRP_LEN;
-    const auto first = d_down_power.begin() + middle - d_reach;
-    const auto loudest = std::max_element(first, first + 2 * d_reach + 1);
-    const double metric = lambda(d_up_power[place]) + lambda(*loudest);
+    const auto first = d_down_power.begin() + place + CHIRP_LEN - d_reach;
+    const float loudest = *std::max_element(first, first + 2 * d_reach + 1);
+    const double metric = lambda(d_up_power[place]) + lambda(loudest);
     if (metric < d_threshold || (d_pending && metric <= d_best.metric))
         return;
-    const int down = static_cast<int>(loudest - d_down_power.begin());
-    d_best = { place,
-               down,
-               metric,
-               parabola(d_up_power[place - 1], d_up_power[place], d_up_power[place + 1]),
-               parabola(d_down_power[down - 1], d_down_power[down], d_down_power[down + 1]) };
+    d_best = { place, metric };
     d_pending = true;
 }
 
-void burst_detector_impl::emit(const gr_complex* in, const candidate& found)
+void burst_detector_impl::emit(const candidate& found)
 {
-    const double up = found.up + found.up_fraction, down = found.down + found.down_fraction;
-    const double time = (up + down - CHIRP_LEN) / 2;
-    double offset = SWEEP_RATE * (down - up - CHIRP_LEN) / 2;
-    // Never negative: AHEAD is more than what a candidate waits and its chirps may lie apart.
-    const int sample = static_cast<int>(std::floor(time));
-    // With that offset undone, the phase between the halves is what is left of it over CHIRP_LEN samples.
-    gr_complexd halves[2] = {};
-    for (int n = 0; n < PREAMBLE_LEN; n++) {
-        const bool second = n >= CHIRP_LEN;
-        const gr_complexd reference = chirp((second ? n - CHIRP_LEN : n) - (time - sample));
-        halves[second] += gr_complexd(in[sample + n]) * (second ? reference : std::conj(reference)) *
-                          std::polar(1.0, -2 * M_PI * offset * n);
-    }
-    offset += std::arg(halves[1] * std::conj(halves[0])) / (2 * M_PI * CHIRP_LEN);
+    // Each path's two peaks lie equally far apart, and between them its phase turns equally; so the products of the
+    // filters' outputs at the right distance add up in phase over all echoes, and at no other.
+    const auto products = [&](int distance) {
+        gr_complexd sum = 0;
+        for (int at = found.place - ECHOES_BEFORE; at <= found.place + ECHOES_BEHIND; at++)
+            if (d_up_power[at] > FAINTEST_ECHO * d_up_power[found.place])
+                sum += gr_complexd(d_down[at + distance] * std::conj(d_up[at]));
+        return sum;
+    };
+    std::vector<double> sizes;
+    for (int distance = CHIRP_LEN - d_reach - 1; distance <= CHIRP_LEN + d_reach + 1; distance++)
+        sizes.push_back(std::abs(products(distance)));
+    const int peak = std::max_element(sizes.begin() + 1, sizes.end() - 1) - sizes.begin();
+    const int distance = CHIRP_LEN - d_reach - 1 + peak;
+    const double apart = distance + parabola(sizes[peak - 1], sizes[peak], sizes[peak + 1]);
+    double offset = SWEEP_RATE * (apart - CHIRP_LEN) / 2;
+    // By that phase, 2 pi f (M + f/mu), once more.
+    const double turn = 2 * M_PI * offset * (CHIRP_LEN + offset / SWEEP_RATE);
+    const double left = std::arg(products(distance) * std::polar(1.0, -turn));
+    offset += left / (2 * M_PI * (CHIRP_LEN + 2 * offset / SWEEP_RATE));
     if (std::abs(offset) > d_max_offset * 1.1)
         return;
+
+    // The strongest path, by both filters.
+    const auto power = [&](int at) { return d_up_power[at] + d_down_power[at + distance]; };
+    int strongest = found.place;
+    for (int at = found.place - ECHOES_BEFORE; at <= found.place + ECHOES_BEHIND; at++)
+        if (power(at) > power(strongest))
+            strongest = at;
+    const double up = strongest + parabola(power(strongest - 1), power(strongest), power(strongest + 1));
+    const double time = up + offset / SWEEP_RATE;
+    // Never negative: AHEAD is more than what a candidate waits and its chirps may lie apart.
+    const int sample = static_cast<int>(std::floor(time));
 
     auto value = pmt::make_dict();
     value = pmt::dict_add(value, pmt::intern("cfo"), pmt::from_double(offset));
@@ -191,13 +214,12 @@ int burst_detector_impl::work(int noutput_items,
     for (int place = AHEAD; place < AHEAD + STEP; place++) {
         if (d_up_power[place] > first_look)
             examine(place);
-        if (d_pending && place >= d_best.up + SETTLED) {
-            emit(d_window.data(), d_best);
+        if (d_pending && place >= d_best.place + SETTLED) {
+            emit(d_best);
             d_pending = false;
         }
     }
-    d_best.up -= STEP;
-    d_best.down -= STEP;
+    d_best.place -= STEP;
     std::copy_n(d_window.begin(), STEP, out);
     return STEP;
 }

@@ -28,15 +28,13 @@ public:
 private:
     //! A place where both filters are loud.
     struct candidate {
-        int up;      // index of the up-chirp's peak, counted from the window of this call
-        int down;    // of the down-chirp's, the same
+        int place; // index of the up-chirp's peak, counted from the window of this call
         double metric;
-        double up_fraction, down_fraction; // of the peaks, from parabolas
     };
 
     void correlate(const gr_complex* in);
     void examine(int place);
-    void emit(const gr_complex* in, const candidate& found);
+    void emit(const candidate& found);
 
     const int d_reach; // places that the down-chirp's peak may lie off the middle
     const double d_threshold;
@@ -47,6 +45,7 @@ private:
     fft::fft_complex_rev d_backward;
     volk::vector<gr_complex> d_window, d_up_spectrum, d_down_spectrum;
     volk::vector<float> d_energy;               // of each filter's window
+    volk::vector<gr_complex> d_up, d_down;        // filter outputs c, to a common scale
     volk::vector<float> d_up_power, d_down_power; // |c|^2 / (M energy), rho
     bool d_pending = false;
     candidate d_best{};

@@ -18,6 +18,9 @@ using Eigen::VectorXcf;
 
 namespace {
 
+constexpr int MAX_PAYLOAD = 8191;
+constexpr uint32_t PAYLOAD_SEED = 3;
+
 // Taps before the strongest path that the preamble is searched for.
 constexpr int EARLY = burst_receiver::MARGIN;
 
@@ -47,7 +50,7 @@ constexpr int MAX_DEGREE = 3;
 } // namespace
 
 burst_receiver::burst_receiver(int fft_len, int cp_len)
-    : d_format(fft_len, cp_len), d_fft(fft_len)
+    : d_format(fft_len, cp_len), d_turns(qpsk_sequence(MAX_PAYLOAD, PAYLOAD_SEED)), d_fft(fft_len)
 {
     const int taps = EARLY + cp_len;
     // Rows whose every tap meets the preamble and nothing behind it.
@@ -371,7 +374,7 @@ burst_receiver::read_payload(const gr_complex* samples, const burst_header& head
             if (at == header.length)
                 break;
             const float power = std::max(std::norm(now(i)), 1e-30f);
-            payload.symbols[at] = received(i, row) * std::conj(now(i)) / power;
+            payload.symbols[at] = received(i, row) * std::conj(now(i) * d_turns[at]) / power;
             payload.noise_var[at] = noise / power;
             at++;
         }

@@ -86,6 +86,7 @@ private:
 
     const burst_format d_format;
     const header_code d_code;
+    const std::vector<gr_complex> d_turns; // what each payload symbol was multiplied by
     fft::fft_complex_fwd d_fft;
     Eigen::MatrixXcf d_preamble;         // taps → received preamble
     Eigen::MatrixXcf d_preamble_inverse; // and back

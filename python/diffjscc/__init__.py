@@ -14,6 +14,7 @@ from .jscc_rx import jscc_rx
 from .jscc_sink import jscc_sink
 from .jscc_source import jscc_source
 from .jscc_tx import jscc_tx
+from .refine_client import refine_client
 
 __all__ = [
     "burst_demodulator",
@@ -27,4 +28,5 @@ __all__ = [
     "jscc_sink",
     "jscc_source",
     "jscc_tx",
+    "refine_client",
 ]

@@ -5,6 +5,7 @@ from gnuradio import gr
 
 from .burst_rx import burst_rx
 from .jscc_sink import jscc_sink
+from .refinement import ADDRESS
 
 
 class jscc_rx(gr.hier_block2):
@@ -16,7 +17,8 @@ class jscc_rx(gr.hier_block2):
     Output 1, may be left open: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
     preset, false_alarm_rate, max_offset                                          as in burst_rx
-    model, snr_db, folder, on_full, queue_size, device, refine, refiner, deadline as in jscc_sink
+    model, folder, on_full, queue_size, device, refine, refiner, deadline         as in jscc_sink
+    address, server_key, secret_key, refine_deadline                              as in jscc_sink
     """
 
     def __init__(
@@ -32,6 +34,10 @@ class jscc_rx(gr.hier_block2):
         deadline=2.0,
         false_alarm_rate=1e-9,
         max_offset=0.05,
+        address=ADDRESS,
+        server_key="",
+        secret_key="",
+        refine_deadline=60.0,
     ):
         gr.hier_block2.__init__(
             self, "jscc_rx", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(2, 2, gr.sizeof_gr_complex)
@@ -47,6 +53,10 @@ class jscc_rx(gr.hier_block2):
             refiner=refiner,
             csi=True,
             deadline=deadline,
+            address=address,
+            server_key=server_key,
+            secret_key=secret_key,
+            refine_deadline=refine_deadline,
         )
         for name in ("images", "refined"):
             self.message_port_register_hier_out(name)

@@ -15,7 +15,7 @@ from diffjscc.images import unused_path, write_image
 from .bursts import BurstAssembler
 from .pdus import LENGTH_TAG, image_to_pdu, received_metadata
 from .receiver import Counters, Dropped, Receiver
-from .refinement import WHERE, LocalRefinement
+from .refinement import ADDRESS, WHERE, LocalRefinement, RemoteRefinement
 from .worker import Worker
 
 #: Seconds that `work` waits for the decoder before it gives the scheduler a turn.
@@ -40,18 +40,23 @@ class jscc_sink(gr.sync_block):
     folder       where PNG files are written, each whole or not at all (000001.png, 000001_refined.png); "" for none
     on_full      "wait": hold the stream back when the decoder or the refiner is behind (files, simulations); "drop":
                  throw the oldest waiting burst, or picture, away and count it (live radios)
-    queue_size   bursts that may wait for the decoder, and pictures for the refiner
+    queue_size   bursts that may wait for the decoder, and pictures for the refiner; eight times as many may be on their way
+                 to a service
     length_tag   name of the length tag
     device       where to decode and refine: cpu, cuda, …
-    refine       "none", or "local": refine pictures in this process
-    refiner      refiner, by name or folder
+    refine       "none"; "local": refine pictures in this process; "remote": have a refinement service do it
+    refiner      refiner, by name or folder; of a service, by the name that it has there
     csi          whether there is a second input
     deadline     seconds without a fragment after which an incomplete picture is decoded from what there is; None to wait
                  for the next one, or the stream's end. With on_full "wait" only seconds count in which no symbol came
+    address      of the service
+    server_key   file with the service's public key, and secret_key: file with this client's pair; "" for no encryption
+    refine_deadline  seconds after which the service is given up for a picture
 
     Decoding and refining run in a thread each. A burst that lost its tail is decoded from the rest; a burst that cannot be
-    decoded is counted, logged and dropped; a picture that cannot be refined stands as it is. Raises ValueError for an
-    unknown policy, queue size, SNR or refiner.
+    decoded is counted, logged and dropped; a picture that cannot be refined stands as it is. A service that is away, slow
+    or starting anew costs refined pictures and nothing else. Raises ValueError for an unknown policy, queue size, SNR,
+    refiner, address or key.
     """
 
     def __init__(
@@ -67,6 +72,10 @@ class jscc_sink(gr.sync_block):
         refiner="mini",
         csi=False,
         deadline=2.0,
+        address=ADDRESS,
+        server_key="",
+        secret_key="",
+        refine_deadline=60.0,
     ):
         in_sig = [np.complex64, np.float32] if csi else [np.complex64]
         gr.sync_block.__init__(self, name="jscc_sink", in_sig=in_sig, out_sig=None)
@@ -86,8 +95,11 @@ class jscc_sink(gr.sync_block):
             raise ValueError(f"refine = {refine!r} is not one of {', '.join(WHERE)}")
         self._refinement = None
         if refine == "local":
-            self._refinement = LocalRefinement(
-                refiner, device, self._publish_refined, lambda line: self.logger.warn(line), queue_size, on_full
+            self._refinement = LocalRefinement(refiner, device, self._publish_refined, self._warn, queue_size, on_full)
+        elif refine == "remote":
+            keys = (server_key, secret_key)
+            self._refinement = RemoteRefinement(
+                address, refiner, self._publish_refined, self._warn, 8 * queue_size, on_full, refine_deadline, *keys
             )
         self._folder = folder
         self._holds_back = on_full == "wait"
@@ -216,6 +228,9 @@ class jscc_sink(gr.sync_block):
         self.message_port_pub(self._refined, image_to_pdu(pixels, metadata | {"stage": "refined"}))
         if self._folder:
             write_image(unused_path(self._folder, f"{metadata['image_id']:06d}_refined"), pixels)
+
+    def _warn(self, line):
+        self.logger.warn(line)
 
     def _failed(self, burst, error):
         self._counters.drop(error.reason if isinstance(error, Dropped) else "error")

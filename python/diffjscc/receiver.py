@@ -7,6 +7,8 @@ import threading
 
 import numpy as np
 
+from diffjscc.air.header import model_number
+from diffjscc.hub import find_model, list_models
 from diffjscc.snr import estimate_snr_db
 from diffjscc.symbols import ImageHeader, Reception, parse_snr_db
 
@@ -50,9 +52,14 @@ class Receiver:
     model    the codec that bursts must name, by name or folder; "" for whichever installed model they name
     snr_db   SNR at the receiver, dB; None to take the burst's own tag, or to estimate it from the symbols
     device   where to decode, as torch writes it
+
+    Raises ValueError for a model that does not exist, or an SNR that is not finite.
     """
 
     def __init__(self, model, snr_db, device):
+        if model:
+            # One that does not exist is refused when the flowgraph is built, not with the first picture.
+            find_model(model)
         self._model, self._device = str(model), device
         self._codecs = {}
         self.set_snr_db(snr_db)
@@ -88,9 +95,6 @@ class Receiver:
 
     def find_model(self, number):
         """Id of the codec with this number on the air. Raises ValueError where none that may be used has it."""
-        from diffjscc.air.header import model_number
-        from diffjscc.hub import find_model, list_models
-
         names = [find_model(self._model).name] if self._model else [entry.name for entry in list_models() if entry.codec]
         for name in names:
             if model_number(name) == number:
@@ -110,7 +114,7 @@ class Receiver:
         return estimate_snr_db(values)
 
     def _codec(self, name):
-        from diffjscc.hub import find_model, list_models, load_codec
+        from diffjscc.hub import load_codec
 
         if name in self._codecs:
             return self._codecs[name]

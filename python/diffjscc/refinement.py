@@ -2,11 +2,34 @@
 """Refining pictures behind a block's back: what jscc_sink does with a picture after it was published."""
 
 import threading
+import time
 
 from .worker import Worker
 
 #: Where refinement runs.
-WHERE = ("none", "local")
+WHERE = ("none", "local", "remote")
+
+#: Where a service is looked for.
+ADDRESS = "tcp://127.0.0.1:5555"
+
+#: Seconds between looks at whether a service that is behind has caught up.
+PATIENCE = 0.1
+
+
+class Counts:
+    """{"refined", "unrefined": pictures that could not be refined, or were thrown away}, counted from any thread."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._counts = {"refined": 0, "unrefined": 0}
+
+    def __call__(self):
+        with self._lock:
+            return dict(self._counts)
+
+    def add(self, name):
+        with self._lock:
+            self._counts[name] += 1
 
 
 class LocalRefinement:
@@ -30,8 +53,7 @@ class LocalRefinement:
         self._model, self._device = model, device
         self._publish, self._warn = publish, warn
         self._refiner = None
-        self._lock = threading.Lock()
-        self._counts = {"refined": 0, "unrefined": 0}
+        self.counters = Counts()
         self._worker = Worker(self._refine, self._failed, self._thrown_away, queue_size, on_full)
         self.start, self.stop, self.wait_idle = self._worker.start, self._worker.stop, self._worker.wait_idle
 
@@ -45,15 +67,6 @@ class LocalRefinement:
         if not self._worker.submit(item, timeout):
             self._thrown_away(item)
 
-    def counters(self):
-        """{"refined", "unrefined": pictures that could not be refined, or were thrown away}."""
-        with self._lock:
-            return dict(self._counts)
-
-    def _count(self, name):
-        with self._lock:
-            self._counts[name] += 1
-
     def _refine(self, item):
         import torch
 
@@ -66,13 +79,123 @@ class LocalRefinement:
         # The same picture is refined the same way again.
         generator = torch.Generator().manual_seed(metadata["image_id"])
         refined = self._refiner(to_tensor(pixels), metadata["snr_db"], generator=generator)
-        self._count("refined")
+        self.counters.add("refined")
         self._publish(to_pixels(refined), metadata)
 
     def _failed(self, item, error):
-        self._count("unrefined")
+        self.counters.add("unrefined")
         self._warn(f"picture {item[1]['image_id']} not refined: {error}")
 
     def _thrown_away(self, item):
-        self._count("unrefined")
+        self.counters.add("unrefined")
         self._warn(f"picture {item[1]['image_id']} not refined: the refiner is behind and its queue is full")
+
+
+class RemoteRefinement:
+    """Has pictures refined by a service, any number at once, and never waits for one that is not there.
+
+    address     of the service, such as tcp://gpu.local:5555
+    model       refiner, by the name that the service knows it under
+    publish     called as publish(pixels, metadata) with the refined picture and the initial one's metadata
+    warn        called with one line where a picture could not be refined; once while the service is away
+    queue_size  pictures that may be on their way
+    on_full     "wait" waits for room while the service is there; "drop", and any policy while it is away, gives the oldest
+                picture up and counts it
+    deadline    seconds after which a picture stays as it is
+    server_key, secret_key   files of CURVE keys, both or neither
+
+    A picture that is not refined is counted; its initial picture has long been published.
+    """
+
+    def __init__(self, address, model, publish, warn, queue_size, on_full, deadline=60.0, server_key="", secret_key=""):
+        if not deadline > 0:
+            raise ValueError(f"refinement's deadline = {deadline}: must be above 0 seconds")
+        self._connection = {"address": address, "server_key": server_key or None, "secret_key": secret_key or None}
+        self._model, self._deadline = model, float(deadline)
+        self._publish, self._warn = publish, warn
+        self._size, self._waits = queue_size, on_full == "wait"
+        self.counters = Counts()
+        self._jobs = {}
+        self._changed = threading.Condition()
+        self._outage = False
+        # An address or a key that cannot be is refused when the flowgraph is built.
+        self._client = self._connect()
+
+    @property
+    def idle(self):
+        with self._changed:
+            return not self._jobs
+
+    def start(self):
+        if self._client is None:
+            self._client = self._connect()
+
+    def stop(self, drain_timeout):
+        """Waits for what is on its way, as long as the service is there; True, for what is not refined is counted."""
+        end = time.monotonic() + drain_timeout
+        while not self.wait_idle(PATIENCE) and self._client.connected and time.monotonic() < end:
+            pass
+        self._client.close()
+        self._client = None
+        return True
+
+    def wait_idle(self, timeout):
+        """True once nothing is on its way; False if ``timeout`` seconds pass first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._jobs, timeout)
+
+    def submit(self, pixels, metadata, timeout):
+        """Sends a picture; where there is no room within ``timeout`` seconds the oldest one is given up."""
+        end = time.monotonic() + timeout
+        while self._waits and self._client.connected and not self._has_room(PATIENCE) and time.monotonic() < end:
+            pass
+        while not self._has_room(0):
+            with self._changed:
+                oldest = next(iter(self._jobs), None)
+            if oldest is not None and not oldest.cancel():
+                # It ended this very moment, and its end is about to be noticed.
+                time.sleep(0.001)
+        job = self._client.submit(
+            pixels,
+            metadata.get("snr_db"),
+            self._model,
+            # The same picture is refined the same way again.
+            seed=metadata.get("image_id", 0),
+            deadline=self._deadline,
+        )
+        with self._changed:
+            self._jobs[job] = metadata
+        job.add_done_callback(self._ended)
+
+    def _connect(self):
+        from diffjscc.serve.client import RefineClient
+
+        # The bound on pictures is kept here; the client must never be the one to refuse.
+        return RefineClient(**self._connection, max_outstanding=2 * self._size)
+
+    def _has_room(self, timeout):
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._jobs) < self._size, timeout)
+
+    def _ended(self, job):
+        metadata = self._jobs[job]
+        try:
+            if job.cancelled():
+                self._fail(metadata, "the service is behind, or away, and too many pictures wait")
+            elif job.exception() is not None:
+                self._fail(metadata, job.exception())
+            else:
+                self._outage = False
+                self.counters.add("refined")
+                self._publish(job.result(), metadata)
+        finally:
+            # Only now may a flowgraph that waited for it end.
+            with self._changed:
+                del self._jobs[job]
+                self._changed.notify_all()
+
+    def _fail(self, metadata, reason):
+        self.counters.add("unrefined")
+        if not self._outage:
+            self._warn(f"picture {metadata.get('image_id', 0)} not refined: {reason}; more will be counted, not logged")
+        self._outage = True

@@ -2,6 +2,10 @@
 """The receiver of the air interface: bursts through noise, offsets, multipath, and everything that is no burst."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pmt
@@ -361,3 +365,18 @@ def test_the_codec_sees_equal_noise_as_it_sees_one_snr(lite: Codec):
     plain = lite.decode(Reception.with_equal_noise(values, 5.0), sent.header)
     each = lite.decode(Reception(values, np.full(len(values), 10**-0.5, np.float32), 5.0), sent.header)
     assert np.abs(to_pixels(plain).astype(int) - to_pixels(each)).max() <= 1
+
+
+def test_the_example_shows_and_writes_pictures(tmp_path):
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"GRC_BLOCKS_PATH": str(root / "grc"), "HOME": str(tmp_path), "QT_QPA_PLATFORM": "offscreen"}
+    example = root / "examples" / "air_interface.grc"
+    subprocess.run(["grcc", "-o", tmp_path, example], check=True, capture_output=True, env=environment, timeout=60)
+    command = [sys.executable, tmp_path / "air_interface_flowgraph.py", "--pictures", root / "examples/coffee.jpg"]
+    process = subprocess.Popen([*command, "--folder", tmp_path / "out"], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: process.poll() is not None or list((tmp_path / "out").glob("*.png")), 60)
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert list((tmp_path / "out").glob("*.png")), errors

@@ -27,9 +27,11 @@ namespace diffjscc {
  * W (1 + T) exp(-T) a sample, from which T comes. At SNR s a sample the sum is about 2 M s/(1+s), 53 at s = -6 dB
  * against T = 27 for one false alarm in 10^8 samples.
  *
- * Peaks are interpolated by parabolas; the phase between the two halves, M samples apart, then gives f to about
- * sqrt(1/(M s)) / (2 pi M) cycles/sample. Holds for noise that is white over the sample rate (noise narrower than
- * that raises the false-alarm rate), and for |f| <= max_offset.
+ * Echoes make several peaks, and the loudest up-chirp may be another path's than the loudest down-chirp. But for every
+ * path c_d conj(c_u) has the same phase 2 pi f (M + f/mu): the distance m_d - m_u is where the sum of these products over
+ * the paths is largest, and the phase of that sum then gives f to about sqrt(1/(M s)) / (2 pi M) cycles/sample. Time is
+ * that of the strongest path. Holds for noise that is white over the sample rate (noise narrower than that raises the
+ * false-alarm rate), for |f| <= max_offset, and for echoes up to 16 samples behind.
  *
  * Output: the input, later. A burst's first sample carries the tag "burst": {"cfo": cycles/sample, "timing": where
  * the preamble begins after this sample, 0 to 1 samples, "metric": lambda_u + lambda_d}. Samples that are not

@@ -30,7 +30,7 @@ HEADER_ELEMENTS = 768
 MAX_PAYLOAD = 8191
 
 #: Seeds of `qpsk_sequence`.
-PILOT_SEED, HEADER_SEED = 1, 2
+PILOT_SEED, HEADER_SEED, PAYLOAD_SEED = 1, 2, 3
 
 
 @dataclass(frozen=True)

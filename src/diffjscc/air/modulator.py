@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..symbols import Symbols
-from .format import MAX_PAYLOAD, PILOT_SPACING, BurstFormat
+from .format import MAX_PAYLOAD, PAYLOAD_SEED, PILOT_SPACING, BurstFormat
 from .header import MAX_FRAGMENTS, Fragment, header_bits, header_elements, pack_picture
-from .sequences import scattered_order
+from .sequences import qpsk_sequence, scattered_order
 
 
 def fragments(symbols: Symbols, burst_symbols: int, session: int = 0) -> Iterator[tuple[Fragment, np.ndarray]]:
@@ -56,9 +56,9 @@ class Modulator:
         data = np.zeros(rows * shape.data_per_symbol, np.complex64)
         begin = shape.header_symbols * shape.data_per_symbol
         data[:begin] = header_elements(header_bits(len(payload), picture), shape.header_values)
-        data[begin : begin + len(payload)] = payload
-        # What the last symbol has left over is filled from the front: silence would cost the estimates there.
-        data[begin + len(payload) :] = np.resize(payload, len(data) - begin - len(payload))
+        # What the last symbol has left over is filled from the front: silence would cost the estimates there. And each
+        # symbol is turned by another quarter: a clear sky is one symbol many times, and would be one high peak.
+        data[begin:] = np.resize(payload, len(data) - begin) * qpsk_sequence(len(data) - begin, PAYLOAD_SEED)
         samples = self._clip(self._ofdm(data.reshape(rows, -1)))
         return np.concatenate((shape.preamble, samples))
 

@@ -22,6 +22,7 @@ def scattered_order(count: int) -> np.ndarray:
     return np.argsort(mix(np.arange(1, count + 1)), kind="stable")
 
 
+@lru_cache(maxsize=64)
 def qpsk_sequence(count: int, seed: int) -> np.ndarray:
     """complex64 (count,) of unit QPSK symbols e^{jπ(2q+1)/4}, q the top two bits of mix(seed·2¹⁶ + index)."""
     quadrant = mix(np.arange(count) + (seed << 16)) >> np.uint32(30)

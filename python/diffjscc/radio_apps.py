@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What diffjscc-tx and diffjscc-rx share: options, errors, and running until something ends it."""
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from dataclasses import fields
+
+from gnuradio.eng_arg import eng_float
+
+from diffjscc.air.format import FORMATS
+from diffjscc.hub import DEFAULT_CODEC
+
+from .radios import ADDRESS, DEVICES, STAND_INS, WIDTHS, Radio
+
+
+def sample_rate(text):
+    """Samples/s of an option: a name of WIDTHS, or a number such as 2M."""
+    return WIDTHS[text] if text in WIDTHS else eng_float(text)
+
+
+def add_options(parser):
+    """The options for which `radio_of` looks, and those of the air interface and the codec."""
+    add = parser.add_argument_group("radio").add_argument
+    add("--radio", dest="kind", choices=DEVICES + STAND_INS, required=True, help="what sends or receives")
+    add("--args", default="", help="which device: UHD's address, SoapySDR's arguments or a Pluto's URI (default: any)")
+    add("--address", default=ADDRESS, help="for --radio zmq: where the transmitter listens (default: %(default)s)")
+    add("--file", default="", help="for --radio file, complex floats as they are, and --radio sigmf")
+    add("--frequency", type=eng_float, metavar="HZ", help="of the carrier, such as 2.45G")
+    widths = ", ".join(f"{name} ({rate / 1e6:g}M)" for name, rate in WIDTHS.items())
+    add("--rate", type=sample_rate, metavar="R", default="medium", help=f"samples/s: {widths}, or a number (default: medium)")
+    add("--bandwidth", type=eng_float, metavar="HZ", help="of the analog filters (default: the rate)")
+    add("--gain", type=float, metavar="DB", help="default: the middle of the device's range")
+    add("--antenna", default="", help="the device's name of the connector (default: its own)")
+    add = parser.add_argument_group("air interface").add_argument
+    add("--preset", choices=tuple(FORMATS), default="ofdm256", help="subcarriers (default: %(default)s)")
+    add("--model", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)")
+    add("--device", default="cpu", help="where the codec computes: cpu, cuda, … (default: %(default)s)")
+
+
+def radio_of(arguments: argparse.Namespace):
+    """The Radio that `add_options` was told of. Raises ValueError where it is none."""
+    return Radio(**{field.name: getattr(arguments, field.name) for field in fields(Radio)})
+
+
+def command(name, function, arguments):
+    """What ``function(arguments)`` returns, as an exit status; for bad input 2, after one line on standard error."""
+    try:
+        return function(arguments)
+    except ValueError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def run(flowgraph, finished=lambda: False):
+    """Runs a flowgraph until it ends, ``finished()`` says so, or someone interrupts or terminates the process."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    flowgraph.start()
+    ended = threading.Thread(target=flowgraph.wait, daemon=True)
+    ended.start()
+    try:
+        while ended.is_alive() and not finished():
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        pass
+    flowgraph.stop()
+    ended.join()

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Radios, and what stands in for one: the source and sink blocks of diffjscc-rx and diffjscc-tx.
+
+Drivers are imported when a radio is opened, so that one that is not installed is missed by nobody else.
+"""
+
+import contextlib
+import importlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from gnuradio import blocks, gr
+
+from .pdus import LENGTH_TAG
+from .recordings import DATATYPES, read_recording, sigmf_sink, written
+
+#: Radios with an antenna, and stand-ins without.
+DEVICES, STAND_INS = ("uhd", "soapy", "pluto"), ("zmq", "file", "sigmf")
+
+#: Sample rates by name, samples/s.
+WIDTHS = {"narrow": 250e3, "medium": 1e6, "wide": 10e6}
+
+#: Where a transmitter of `zmq` waits for its listener.
+ADDRESS = "tcp://127.0.0.1:5500"
+
+#: Messages that wait on either side of zmq: few, so that a slow listener slows the transmitter down and nothing piles up.
+ZMQ_MESSAGES = 4
+
+#: Samples that go to or come from a Pluto at once; it sends whole buffers only.
+PLUTO_BUFFER = 32768
+
+#: Silent samples behind a replayed file, and behind a picture: receivers look ahead.
+SILENCE = 4096
+
+#: Seconds that samples need to leave buffers behind the flowgraph, in a radio or on their way to a listener.
+LINGER = 1.0
+
+#: Largest error of a radio's sample rate that is passed over; a receiver follows 40 ppm, and oscillators want their share.
+RATE_TOLERANCE = 5e-6
+
+#: Highest peaks that a transmitter gives a device, of full scale: interpolation in the device makes higher ones.
+HEADROOM = 0.7
+
+
+@dataclass(frozen=True)
+class Radio:
+    """Which radio, and how it is tuned.
+
+    kind       one of DEVICES or STAND_INS
+    args       which device, as its driver writes it: UHD's device address, SoapySDR's arguments, a Pluto's URI; "" for any
+    address    for zmq
+    file       for file and sigmf
+    frequency  of the carrier, Hz
+    rate       samples/s
+    bandwidth  of the analog filters, Hz; None for the rate
+    gain       dB; None for the middle of the device's range, or for its own control where a Pluto receives
+    antenna    the device's name of the connector; "" for its default
+
+    Raises ValueError where these make no radio.
+    """
+
+    kind: str
+    args: str = ""
+    address: str = ADDRESS
+    file: str = ""
+    frequency: float | None = None
+    rate: float = WIDTHS["medium"]
+    bandwidth: float | None = None
+    gain: float | None = None
+    antenna: str = ""
+
+    def __post_init__(self):
+        if self.kind not in DEVICES + STAND_INS:
+            raise ValueError(f"radio {self.kind!r} is not one of {', '.join(DEVICES + STAND_INS)}")
+        if self.kind in DEVICES and self.frequency is None:
+            raise ValueError(f"radio {self.kind} needs a frequency, such as --frequency 2.45G")
+        if self.kind in ("file", "sigmf") and not self.file:
+            raise ValueError(f"radio {self.kind} needs the name of a file: --file")
+        for name in ("frequency", "rate", "bandwidth"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} {value:g}: must be above 0")
+        if self.gain is not None and not math.isfinite(self.gain):
+            raise ValueError(f"gain {self.gain:g}: must be a number of decibels")
+
+    @property
+    def live(self):
+        """Whether samples come and go in their own time."""
+        return self.kind in DEVICES or self.kind == "zmq"
+
+    @property
+    def silence(self):
+        """Samples of silence that push a picture's last burst out of every buffer behind it."""
+        return PLUTO_BUFFER if self.kind == "pluto" else SILENCE
+
+    def amplitude(self, clip_db):
+        """Root mean square of bursts whose peaks are cut at ``clip_db``: below a device's full scale, 1 where there is none."""
+        return HEADROOM * 10 ** (-clip_db / 20) if self.kind in DEVICES else 1.0
+
+
+def radio_source(radio):
+    """A block with one output: the complex samples that ``radio`` receives. Raises ValueError where it cannot be opened."""
+    return _SOURCES[radio.kind](radio)
+
+
+def radio_sink(radio):
+    """A block with one input: complex samples to be sent, bursts tagged as burst_tx does. Raises ValueError as above."""
+    return _SINKS[radio.kind](radio)
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------------
+
+
+def _driver(name):
+    try:
+        return importlib.import_module(f"gnuradio.{name}")
+    except ImportError as error:
+        raise ValueError(f"this GNU Radio comes without gr-{name}, which the radio needs ({error})") from None
+
+
+@contextlib.contextmanager
+def _opening(what, hint):
+    """Turns whatever a driver says into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{what}: {reason}; {hint}") from None
+
+
+def _opening_device(radio, finder):
+    return _opening(f"radio {radio.kind}, device '{radio.args or 'any'}'", f"`{finder}` lists what is connected")
+
+
+def _check_rate(actual, radio):
+    if not abs(actual / radio.rate - 1) < RATE_TOLERANCE:
+        raise ValueError(f"it makes {actual:.1f} samples/s of {radio.rate:g}, choose a rate that it divides its clock to")
+
+
+def _tune_uhd(block, radio):
+    block.set_samp_rate(radio.rate)
+    _check_rate(block.get_samp_rate(), radio)
+    block.set_center_freq(radio.frequency)
+    block.set_bandwidth(radio.bandwidth or radio.rate)
+    if radio.gain is None:
+        block.set_normalized_gain(0.5)
+    else:
+        block.set_gain(radio.gain)
+    if radio.antenna:
+        block.set_antenna(radio.antenna)
+    return block
+
+
+def _uhd_source(radio):
+    uhd = _driver("uhd")
+    with _opening_device(radio, "uhd_find_devices"):
+        return _tune_uhd(uhd.usrp_source(radio.args, uhd.stream_args(cpu_format="fc32", channels=[0])), radio)
+
+
+def _uhd_sink(radio):
+    uhd = _driver("uhd")
+    with _opening_device(radio, "uhd_find_devices"):
+        stream = uhd.stream_args(cpu_format="fc32", channels=[0])
+        # With a length tag the device knows where a burst ends, and does not take silence for an underrun.
+        return _tune_uhd(uhd.usrp_sink(radio.args, stream, LENGTH_TAG), radio)
+
+
+def _tune_soapy(block, radio):
+    block.set_sample_rate(0, radio.rate)
+    _check_rate(block.get_sample_rate(0), radio)
+    block.set_frequency(0, radio.frequency)
+    block.set_bandwidth(0, radio.bandwidth or radio.rate)
+    gains = block.get_gain_range(0)
+    block.set_gain(0, (gains.minimum() + gains.maximum()) / 2 if radio.gain is None else radio.gain)
+    if radio.antenna:
+        block.set_antenna(0, radio.antenna)
+    return block
+
+
+def _soapy_source(radio):
+    soapy = _driver("soapy")
+    with _opening_device(radio, "SoapySDRUtil --find"):
+        return _tune_soapy(soapy.source(radio.args, "fc32", 1, "", "", [""], [""]), radio)
+
+
+def _soapy_sink(radio):
+    soapy = _driver("soapy")
+    with _opening_device(radio, "SoapySDRUtil --find"):
+        block = _tune_soapy(soapy.sink(radio.args, "fc32", 1, "", "", [""], [""]), radio)
+        block.set_length_tag_name(LENGTH_TAG)
+        return block
+
+
+def _tune_pluto(block, radio):
+    block.set_frequency(int(radio.frequency))
+    block.set_samplerate(int(radio.rate))
+    # The digital filter that makes rates below 2.1 Msps possible, designed for the rate.
+    block.set_filter_params("Auto", "", 0, 0)
+    return block
+
+
+def _pluto_source(radio):
+    iio = _driver("iio")
+    with _opening_device(radio, "iio_info -s"):
+        block = iio.fmcomms2_source_fc32(radio.args or iio.get_pluto_uri(), [True, True], PLUTO_BUFFER)
+        block.set_gain_mode(0, "slow_attack" if radio.gain is None else "manual")
+        if radio.gain is not None:
+            block.set_gain(0, radio.gain)
+        block.set_quadrature(True)
+        block.set_rfdc(True)
+        block.set_bbdc(True)
+        return _tune_pluto(block, radio)
+
+
+def _pluto_sink(radio):
+    iio = _driver("iio")
+    with _opening_device(radio, "iio_info -s"):
+        block = iio.fmcomms2_sink_fc32(radio.args or iio.get_pluto_uri(), [True, True], PLUTO_BUFFER, False)
+        block.set_bandwidth(int(radio.bandwidth or radio.rate))
+        # Its gain is an attenuation, 0 to 89.75 dB.
+        block.set_attenuation(0, 45.0 if radio.gain is None else -radio.gain)
+        return _tune_pluto(block, radio)
+
+
+# --- stand-ins -------------------------------------------------------------------------------------------------------------
+
+
+class chain(gr.hier_block2):
+    """Blocks one behind another, as one block."""
+
+    def __init__(self, *stages):
+        inputs, outputs = stages[0].input_signature(), stages[-1].output_signature()
+        gr.hier_block2.__init__(self, "chain", inputs, outputs)
+        # A flowgraph does not keep blocks written in Python alive.
+        self._stages = stages
+        self.connect(*[self] * bool(inputs.max_streams()), *stages, *[self] * bool(outputs.max_streams()))
+
+
+class silence_behind(gr.basic_block):
+    """Passes ``length`` complex samples on, then adds ``silence`` zeros, so that blocks that look ahead see them all."""
+
+    def __init__(self, length, silence=SILENCE):
+        gr.basic_block.__init__(self, name="silence_behind", in_sig=[np.complex64], out_sig=[np.complex64])
+        self._length, self._silence = length, silence
+
+    def forecast(self, noutput_items, ninputs):
+        return [int(self._length > 0)] * ninputs
+
+    def general_work(self, input_items, output_items):
+        samples, out = input_items[0], output_items[0]
+        if self._length:
+            count = min(len(samples), len(out), self._length)
+            out[:count] = samples[:count]
+            self.consume(0, count)
+            self._length -= count
+            return count
+        count = min(len(out), self._silence)
+        out[:count] = 0
+        self._silence -= count
+        return count or -1
+
+
+def _opening_zmq(radio):
+    return _opening(f"radio zmq, address '{radio.address}'", f"give a free one, such as {ADDRESS}")
+
+
+def _zmq_source(radio):
+    zeromq = _driver("zeromq")
+    with _opening_zmq(radio):
+        return zeromq.pull_source(gr.sizeof_gr_complex, 1, radio.address, hwm=ZMQ_MESSAGES)
+
+
+def _zmq_sink(radio):
+    """Push, not publish: it waits for its listener, of which there may be one, so that no start is lost."""
+    zeromq = _driver("zeromq")
+    with _opening_zmq(radio):
+        push = zeromq.push_sink(gr.sizeof_gr_complex, 1, radio.address, hwm=ZMQ_MESSAGES)
+    return chain(blocks.throttle(gr.sizeof_gr_complex, radio.rate), push)
+
+
+def _replay(path, datatype):
+    try:
+        length = Path(path).stat().st_size // DATATYPES[datatype]
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror.lower()}") from None
+    if not length:
+        raise ValueError(f"{path}: holds no samples of type {datatype}")
+    if datatype == "ci16_le":
+        stages = blocks.file_source(gr.sizeof_short, str(path)), blocks.interleaved_short_to_complex(False, False, 32768.0)
+    elif datatype == "ci8":
+        stages = blocks.file_source(gr.sizeof_char, str(path)), blocks.interleaved_char_to_complex(False, 128.0)
+    else:
+        stages = (blocks.file_source(gr.sizeof_gr_complex, str(path)),)
+    return chain(*stages, silence_behind(length))
+
+
+def _file_source(radio):
+    return _replay(radio.file, "cf32_le")
+
+
+def _file_sink(radio):
+    return written(radio.file)
+
+
+def _sigmf_source(radio):
+    recording = read_recording(radio.file)
+    return _replay(recording.data, recording.datatype)
+
+
+def _sigmf_sink(radio):
+    return sigmf_sink(radio.file, radio.rate, radio.frequency)
+
+
+_SOURCES = {
+    "uhd": _uhd_source,
+    "soapy": _soapy_source,
+    "pluto": _pluto_source,
+    "zmq": _zmq_source,
+    "file": _file_source,
+    "sigmf": _sigmf_source,
+}
+_SINKS = {
+    "uhd": _uhd_sink,
+    "soapy": _soapy_sink,
+    "pluto": _pluto_sink,
+    "zmq": _zmq_sink,
+    "file": _file_sink,
+    "sigmf": _sigmf_sink,
+}
+
+
+def replayed(radio):
+    """``radio`` with the rate and frequency of the recording, where it replays one."""
+    if radio.kind != "sigmf":
+        return radio
+    recording = read_recording(radio.file)
+    return replace(radio, rate=recording.rate or radio.rate, frequency=recording.frequency)
