@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`diffjscc serve`: the refinement service, and its keys."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+from pathlib import Path
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="refine pictures for others",
+        description="Refines pictures for radios on this machine or others; docs/refinement-service.md says how.",
+        epilog="example: diffjscc serve --model mini --bind tcp://0.0.0.0:5555 --keys keys/ --clients clients/",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="a refiner that may be asked for: a name of `diffjscc models`, or a folder; repeat for more (default: mini)",
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, … (default: %(default)s)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a computation on the CPU (default: torch's)")
+    parser.add_argument("--memory", type=float, metavar="GB", help="weights loaded at once; the least used go (default: all)")
+    parser.add_argument("--captioner", metavar="MODEL", help="BLIP-2 for refiners that take text: a folder, or an id on the hub")
+    parser.add_argument("--bind", default="tcp://127.0.0.1:5555", metavar="ADDRESS", help="where to listen (default: %(default)s)")
+    parser.add_argument(
+        "--status", default="127.0.0.1:9155", metavar="HOST:PORT", help="status page and metrics, or none (default: %(default)s)"
+    )
+    parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
+    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help="pictures of a batch (default: %(default)s)")
+    parser.add_argument(
+        "--batch-window", type=float, default=2.0, metavar="MS", help="what a picture waits for others (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--keep", type=float, default=64.0, metavar="MB", help="answers kept for clients that ask again (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--drain", type=float, default=60.0, metavar="S", help="what running work may take after SIGTERM (default: %(default)s)"
+    )
+    parser.add_argument("--keys", type=Path, metavar="DIR", help="folder with the server's keys; see diffjscc serve keygen")
+    parser.add_argument("--clients", type=Path, metavar="DIR", help="folder with the public keys of clients that may connect")
+    parser.add_argument("--insecure", action="store_true", help="let other machines connect without keys, or see the status page")
+    parser.set_defaults(run=run)
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND")
+    keygen = actions.add_parser(
+        "keygen",
+        help="make a pair of keys",
+        description="Makes DIR/NAME.key, which is public, and DIR/NAME.key_secret, which is not.",
+        epilog="example: diffjscc serve keygen keys/; diffjscc serve keygen radio/ --name radio1; cp radio/radio1.key clients/",
+    )
+    keygen.add_argument("folder", type=Path, metavar="DIR", help="folder for the two files")
+    keygen.add_argument("--name", default="server", help="whose they are (default: %(default)s)")
+    keygen.set_defaults(run=run_keygen)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from ..serve.backend import LocalBackend
+    from ..serve.engine import Engine
+    from ..serve.server import Server
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    memory = None if arguments.memory is None else arguments.memory * 1e9
+    engine = Engine(arguments.model or ["mini"], arguments.device, memory, arguments.threads, arguments.captioner)
+    server = Server(
+        LocalBackend(engine),
+        arguments.bind,
+        max_queue=arguments.max_queue,
+        max_batch=arguments.max_batch,
+        window=arguments.batch_window / 1000,
+        keep=int(arguments.keep * 1e6),
+        server_keys=arguments.keys,
+        clients=arguments.clients,
+        insecure=arguments.insecure,
+        status=_host_and_port(arguments.status),
+        drain=arguments.drain,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    server.run()
+
+
+def run_keygen(arguments: argparse.Namespace) -> None:
+    from ..serve.keys import generate
+
+    public, secret = generate(arguments.folder, arguments.name)
+    print(f"public key, to be copied to the other side: {public}\nsecret key, to stay here: {secret}")
+
+
+def _host_and_port(text: str) -> tuple[str, int] | None:
+    if text == "none":
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"--status {text}: expected HOST:PORT, such as 127.0.0.1:9155, or none")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real server processes for tests and measurements."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+STUB = Path(__file__).with_name("stub_server.py")
+
+
+class ServerProcess:
+    """A server in a process of its own, ready when constructed; ``command``: the stub's unless another is given.
+
+    address, page  where it listens
+    log            lines of its standard error; output: of its standard output
+    """
+
+    def __init__(self, *arguments, command=(sys.executable, STUB), timeout=60.0):
+        self.process = subprocess.Popen(
+            [str(part) for part in (*command, *arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log, self.output = [], []
+        self._threads = [
+            threading.Thread(target=self._read, args=pair, daemon=True)
+            for pair in ((self.process.stderr, self.log), (self.process.stdout, self.output))
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.address = self._said(r"serving .* on (\S+) \(", timeout)
+        self.page = self._said(r"status on (\S+)", timeout)
+
+    @staticmethod
+    def _read(stream, lines):
+        for line in stream:
+            lines.append(line.rstrip())
+
+    def _said(self, pattern, timeout):
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and (self.process.poll() is None or self._threads[0].is_alive()):
+            for line in list(self.log):
+                if found := re.search(pattern, line):
+                    return found[1]
+            time.sleep(0.01)
+        self.kill()
+        raise AssertionError(f"server did not say {pattern}:\n" + "\n".join(self.log))
+
+    def get(self, path=""):
+        with urllib.request.urlopen(self.page + path, timeout=10) as response:
+            return response.read().decode()
+
+    def metric(self, name, **labels):
+        """The value of a metric; 0 where it has none yet."""
+        text = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        for line in self.get("metrics").splitlines():
+            if line.startswith(f"{name}{{{text}}} " if text else f"{name} "):
+                return float(line.split()[-1])
+        return 0.0
+
+    def computed(self):
+        """Seeds of the pictures that the stub computed, in order."""
+        return [int(line.split()[1]) for line in self.output if line.startswith("computed")]
+
+    def memory(self):
+        """Resident bytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
+
+    def terminate(self, timeout=20.0):
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.finish(timeout)
+
+    def kill(self):
+        """SIGKILL."""
+        self.process.kill()
+        return self.finish(10.0)
+
+    def finish(self, timeout):
+        status = self.process.wait(timeout)
+        for thread in self._threads:
+            thread.join(5.0)
+        return status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *error):
+        if self.process.poll() is None:
+            self.kill()
+        if kind is None:
+            assert not any("Traceback" in line for line in self.log), "\n".join(self.log)
+
+
+def picture(height=32, width=48, seed=0):
+    """uint8 (height, width, 3): noise, different for each seed."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def wait_until(condition, timeout=10.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)

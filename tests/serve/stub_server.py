@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A refinement server whose model takes a given time and inverts the picture: all of the service but torch.
+
+The seed says what the stub does besides: 1 … 9 raises; 10 … 19 takes 1 … 10 steps; 20 … 29 takes ten steps of 0.1 s.
+Every picture that is computed is a line on standard output: its seed, and the size of its batch.
+"""
+
+import argparse
+import logging
+import signal
+import time
+
+import numpy as np
+
+from diffjscc.serve.backend import LocalBackend
+from diffjscc.serve.server import Server
+
+
+class Stub:
+    """Inverts pictures, in ``seconds`` a batch and ``each`` more a picture."""
+
+    models = ("stub", "other")
+
+    def __init__(self, seconds, each):
+        self._seconds, self._each = seconds, each
+
+    def prepare(self):
+        pass
+
+    def memory(self):
+        return {"cuda:0": 1e9}
+
+    def run(self, batch, on_step):
+        seeds = [item.seed for item in batch.items]
+        if any(1 <= seed <= 9 for seed in seeds):
+            raise ValueError("this seed is\nnot to be refined")
+        for seed in seeds:
+            print(f"computed {seed} {len(seeds)}", flush=True)
+        steps, pause = max([seed - 9 for seed in seeds if 10 <= seed <= 19], default=1), 0.0
+        if any(20 <= seed <= 29 for seed in seeds):
+            steps, pause = 10, 0.1
+        for step in range(steps):
+            time.sleep(pause or (self._seconds + self._each * len(seeds)) / steps)
+            on_step(step + 1, steps, {index: batch.items[index].pixels for index in batch.previews})
+        return [np.ascontiguousarray(255 - item.pixels) for item in batch.items]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bind", default="tcp://127.0.0.1:*")
+    parser.add_argument("--seconds", type=float, default=0.005)
+    parser.add_argument("--each", type=float, default=0.0)
+    parser.add_argument("--keep", type=int, default=1 << 20)
+    parser.add_argument("--max-queue", type=int, default=64)
+    parser.add_argument("--max-batch", type=int, default=8)
+    parser.add_argument("--drain", type=float, default=10.0)
+    parser.add_argument("--keys")
+    parser.add_argument("--clients")
+    parser.add_argument("--clock-ahead", type=float, default=0.0, help="seconds by which the wall clock of this machine is wrong")
+    arguments = parser.parse_args()
+    wall = time.time
+    time.time = lambda: wall() + arguments.clock_ahead
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    server = Server(
+        LocalBackend(Stub(arguments.seconds, arguments.each)),
+        arguments.bind,
+        max_queue=arguments.max_queue,
+        max_batch=arguments.max_batch,
+        keep=arguments.keep,
+        server_keys=arguments.keys,
+        clients=arguments.clients,
+        status=("127.0.0.1", 0),
+        drain=arguments.drain,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

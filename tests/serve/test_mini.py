@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bundled refiner behind the service: the same pictures as in this process."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import photograph
+from serve.processes import ServerProcess
+
+from diffjscc.hub import find_model, load_refiner
+from diffjscc.images import to_pixels
+from diffjscc.serve import RefineClient, RefineError
+from diffjscc.serve.backend import Batch, Item, Stopped
+from diffjscc.serve.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def engine():
+    engine = Engine(["mini"])
+    engine.prepare()
+    return engine
+
+
+def batch(*seeds, **fields):
+    pixels = to_pixels(photograph(64, 96))
+    fields = {"model": "mini", "steps": None, "sampler": None, "items": tuple(Item(pixels, 1.0, s, None) for s in seeds)} | fields
+    return Batch(1, **fields)
+
+
+def refined_here(pixels, snr_db, seed):
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return to_pixels(load_refiner("mini")(image, snr_db, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_the_command_serves_what_the_pipeline_computes_and_stops_on_sigterm():
+    command = (sys.executable, "-m", "diffjscc.cli", "serve", "--threads", "2")
+    pixels = to_pixels(photograph(64, 96))
+    with ServerProcess("--bind", "tcp://127.0.0.1:*", "--status", "127.0.0.1:0", command=command) as server:
+        with RefineClient(server.address) as client:
+            told = []
+            refined = client.refine(pixels, 1.0, seed=3, on_progress=lambda *step: told.append(step))
+            assert told == [(1, 1, None)]
+            assert np.abs(refined.astype(int) - refined_here(pixels, 1.0, 3)).max() <= 2
+            assert np.array_equal(client.refine(pixels, 1.0, seed=3), refined)
+            with pytest.raises(RefineError, match="trained to be walked in 1") as caught:
+                client.refine(pixels, 1.0, steps=7)
+            assert caught.value.code == "failed" and not caught.value.retryable
+        assert server.terminate() == 0
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(engine):
+    together = engine.run(batch(1, 2, 3), lambda *step: None)
+    alone = engine.run(batch(2), lambda *step: None)[0]
+    assert np.abs(together[1].astype(int) - alone).max() <= 2
+    assert not np.array_equal(together[0], together[1])
+
+
+def test_a_batch_that_nobody_waits_for_stops_at_its_next_step(engine):
+    def stop(step, steps, previews):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        engine.run(batch(1), stop)
+
+
+def test_a_preview_has_the_size_of_the_picture(engine, monkeypatch):
+    monkeypatch.setattr("diffjscc.serve.engine.PREVIEW_SECONDS", 0.0)
+    seen = []
+    refiner = engine._refiner("mini")
+    monkeypatch.setitem(refiner.config.defaults, "steps", 3)
+    engine.run(batch(1, 2, previews=(1,)), lambda step, steps, previews: seen.append({k: v.shape for k, v in previews.items()}))
+    assert seen == [{1: (64, 96, 3)}, {1: (64, 96, 3)}, {}]
+
+
+def test_models_that_do_not_fit_together_take_turns(tmp_path):
+    folders = [tmp_path / f"{name}-model" for name in ("one", "two", "three")]
+    for folder in folders:
+        shutil.copytree(find_model("mini", "refiner").path, folder)
+    engine = Engine(folders, memory=0)
+    assert engine.models == ("one-model", "two-model", "three-model")
+    with pytest.raises(ValueError, match="MB of memory, the budget is 0 MB: raise it"):
+        engine.prepare()
+    one = engine._expected("one-model")
+    engine = Engine(folders, memory=2.5 * one)
+    engine.prepare()
+    for name, loaded in (("two", ["one", "two"]), ("one", ["two", "one"]), ("three", ["one", "three"]), ("one", ["three", "one"])):
+        engine.run(batch(1, model=f"{name}-model"), lambda *step: None)
+        assert list(engine._loaded) == [f"{other}-model" for other in loaded]
+        assert engine._used() <= 2.5 * one
+
+
+def test_only_named_models_exist():
+    with pytest.raises(ValueError, match="neither a known name"):
+        Engine(["absent"])
+    with pytest.raises(ValueError, match="name at least one"):
+        Engine([])
+    assert Engine(["mini", "mini"]).models == ("mini",)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may connect, and where a server listens: nothing is open to other machines by accident."""
+
+import stat
+import subprocess
+import sys
+
+import pytest
+from serve.peers import Peer
+from serve.processes import ServerProcess, picture
+
+from diffjscc.cli import main
+from diffjscc.serve import RefineClient, RefineTimeout
+from diffjscc.serve.addresses import is_local
+from diffjscc.serve.keys import generate, load_pair, load_public
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """Folders of keys: server, radio (allowed), stranger (not), impostor (another server)."""
+    for name in ("server", "radio", "stranger"):
+        generate(tmp_path / name, name)
+    generate(tmp_path / "impostor", "server")
+    (tmp_path / "clients").mkdir()
+    (tmp_path / "clients" / "radio.key").write_bytes((tmp_path / "radio" / "radio.key").read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def server(keys):
+    with ServerProcess("--keys", keys / "server", "--clients", keys / "clients") as server:
+        yield server
+
+
+def client(server, keys, name="radio", of="server"):
+    return RefineClient(server.address, keys / of / "server.key", keys / name / f"{name}.key_secret")
+
+
+def test_a_client_with_the_right_keys_is_served(server, keys):
+    with client(server, keys) as radio:
+        assert radio.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+    assert any("(CURVE)" in line for line in server.log)
+
+
+def test_wrong_keys_and_none_are_shut_out_and_told_so_by_their_deadline(server, keys):
+    attempts = {
+        "not allowed": client(server, keys, "stranger"),
+        "wrong server key": client(server, keys, of="impostor"),
+        "no keys": RefineClient(server.address),
+    }
+    jobs = {name: attempt.submit(picture(), 1.0, "stub", deadline=1.5) for name, attempt in attempts.items()}
+    for name, job in jobs.items():
+        with pytest.raises(RefineTimeout) as caught:
+            job.result(5)
+        assert "check the keys" in caught.value.message
+        assert not attempts[name].connected
+        attempts[name].close()
+    with client(server, keys) as radio:
+        assert radio.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+    assert server.metric("diffjscc_requests_total", outcome="ok") == 1
+
+
+def test_a_key_that_is_added_counts_at_once(server, keys):
+    with client(server, keys, "stranger") as stranger:
+        job = stranger.submit(picture(), 1.0, "stub", deadline=20.0)
+        assert not stranger.connected
+        (keys / "clients" / "guest.key").write_bytes((keys / "stranger" / "stranger.key").read_bytes())
+        assert job.result(20).shape == (32, 48, 3)
+
+
+def test_one_client_cannot_reach_anothers_requests(server, keys):
+    (keys / "clients" / "guest.key").write_bytes((keys / "stranger" / "stranger.key").read_bytes())
+    peers = {}
+    for name in ("radio", "stranger"):
+        public, secret = load_pair(keys / name / f"{name}.key_secret")
+        curve = {"curve_serverkey": load_public(keys / "server" / "server.key")}
+        peers[name] = Peer(server.address, curve_publickey=public, curve_secretkey=secret, **curve)
+    with peers["radio"] as radio, peers["stranger"] as stranger:
+        radio.ask("mine", seed=20)
+        assert radio.hear().type == "accepted"
+        stranger.cancel("mine")
+        assert stranger.hear().code == "unknown-id"
+        stranger.ask("mine", seed=101)
+        assert stranger.hear().type == "accepted"
+        assert radio.hear().type == "result" and stranger.hear().type == "result"
+    assert sorted(server.computed()) == [20, 101]
+
+
+def test_keygen_writes_a_public_and_a_secret_file_and_never_overwrites(tmp_path, capsys):
+    assert main(["serve", "keygen", str(tmp_path / "keys"), "--name", "radio1"]) == 0
+    assert "radio1.key_secret" in capsys.readouterr().out
+    secret = tmp_path / "keys" / "radio1.key_secret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert load_pair(secret)[0] == load_public(tmp_path / "keys" / "radio1.key")
+    assert sorted(file.name for file in secret.parent.iterdir()) == ["radio1.key", "radio1.key_secret"]
+    before = secret.read_bytes()
+    assert main(["serve", "keygen", str(tmp_path / "keys"), "--name", "radio1"]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    assert secret.read_bytes() == before
+    assert main(["serve", "keygen", str(tmp_path / "keys"), "--name", "../x"]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--bind", "tcp://0.0.0.0:5599"], "can be reached from other machines: give keys"),
+        (["--bind", "tcp://*:5599"], "can be reached from other machines"),
+        (["--bind", "tcp://[::]:5599"], "can be reached from other machines"),
+        (["--status", "0.0.0.0:9199"], "could be seen from other machines"),
+        (["--keys", "absent"], "go together"),
+        (["--keys", "absent", "--clients", "."], "no key file"),
+        (["--model", "absent"], "neither a known name"),
+        (["--status", "9155"], "expected HOST:PORT"),
+        (["--bind", "nonsense"], "can be reached from other machines"),
+        (["--bind", "tcp://127.0.0.1:99999", "--status", "none"], "port 99999 does not exist"),
+        (["--max-queue", "0"], "expected at least 1"),
+    ],
+)
+def test_what_is_unsafe_or_impossible_is_one_line_and_exit_2(arguments, message, capsys):
+    assert main(["serve", *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_address_that_is_taken_is_one_line_and_exit_2(server, capsys):
+    assert main(["serve", "--bind", server.address, "--status", "none"]) == 2
+    assert f"cannot bind {server.address}: Address already in use" in capsys.readouterr().err
+    assert main(["serve", "--bind", "tcp://127.0.0.1:*", "--status", server.page[7:-1]]) == 2
+    assert "cannot bind the status page" in capsys.readouterr().err
+
+
+def test_a_public_bind_is_possible_with_keys_or_on_purpose(keys):
+    script = """
+import sys
+from diffjscc.serve.server import Server
+class Nothing:
+    models, memory = ("none",), dict
+folder = sys.argv[1]
+Server(Nothing(), "tcp://0.0.0.0:*", server_keys=f"{folder}/server", clients=f"{folder}/clients")._close_sockets()
+Server(Nothing(), "tcp://0.0.0.0:*", insecure=True)._close_sockets()
+"""
+    assert subprocess.run([sys.executable, "-c", script, str(keys)], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "address, local",
+    [
+        ("tcp://127.0.0.1:5555", True),
+        ("tcp://127.8.8.8:*", True),
+        ("tcp://localhost:1", True),
+        ("tcp://[::1]:1", True),
+        ("ipc:///tmp/x", True),
+        ("tcp://10.0.0.1:1", False),
+        ("tcp://eth0:1", False),
+        ("tcp://127.0.0.1.evil.com:1", False),
+        ("pgm://127.0.0.1:1", False),
+    ],
+)
+def test_which_addresses_other_machines_can_reach(address, local):
+    assert is_local(address) is local
