@@ -16,7 +16,7 @@ class refine_client(gr.basic_block):
 
     address      of the service
     refiner      by the name that the service has it under
-    queue_size   pictures that may be on their way; one more gives the oldest up
+    queue_size   pictures that may be on their way; one more is not refined or, while the service is away, gives the oldest up
     deadline     seconds after which a picture is given up
     server_key   file with the service's public key, and secret_key: file with this client's pair; "" for no encryption
 

@@ -15,6 +15,9 @@ ADDRESS = "tcp://127.0.0.1:5555"
 #: Seconds between looks at whether a service that is behind has caught up.
 PATIENCE = 0.1
 
+#: Seconds after which a service that cannot be reached is taken to be away: what connecting, or a restart of a proxy, takes.
+GRACE = 2.0
+
 
 class Counts:
     """{"refined", "unrefined": pictures that could not be refined, or were thrown away}, counted from any thread."""
@@ -97,10 +100,9 @@ class RemoteRefinement:
     address     of the service, such as tcp://gpu.local:5555
     model       refiner, by the name that the service knows it under
     publish     called as publish(pixels, metadata) with the refined picture and the initial one's metadata
-    warn        called with one line where a picture could not be refined; once while the service is away
+    warn        called with one line where pictures are not refined, once until one is again
     queue_size  pictures that may be on their way
-    on_full     "wait" waits for room while the service is there; "drop", and any policy while it is away, gives the oldest
-                picture up and counts it
+    on_full     where too many are: "wait" waits for room while the service is there; "drop" does not. See `submit`
     deadline    seconds after which a picture stays as it is
     server_key, secret_key   files of CURVE keys, both or neither
 
@@ -123,8 +125,9 @@ class RemoteRefinement:
 
     @property
     def idle(self):
+        """Whether nothing is on its way, or waiting for it is idle: a flowgraph need not go on for a service that is away."""
         with self._changed:
-            return not self._jobs
+            return not self._jobs or self._is_away()
 
     def start(self):
         if self._client is None:
@@ -133,7 +136,7 @@ class RemoteRefinement:
     def stop(self, drain_timeout):
         """Waits for what is on its way, as long as the service is there; True, for what is not refined is counted."""
         end = time.monotonic() + drain_timeout
-        while not self.wait_idle(PATIENCE) and self._client.connected and time.monotonic() < end:
+        while not self.wait_idle(PATIENCE) and not self._is_away() and time.monotonic() < end:
             pass
         self._client.close()
         self._client = None
@@ -145,11 +148,18 @@ class RemoteRefinement:
             return self._changed.wait_for(lambda: not self._jobs, timeout)
 
     def submit(self, pixels, metadata, timeout):
-        """Sends a picture; where there is no room within ``timeout`` seconds the oldest one is given up."""
+        """Sends a picture; one for which there is no room within ``timeout`` seconds is counted.
+
+        Where the service is there, what it has is not given up for what is new: behind a slow one nothing would ever be
+        finished. Where it is not, the newest pictures are what it had better find when it is back.
+        """
         end = time.monotonic() + timeout
-        while self._waits and self._client.connected and not self._has_room(PATIENCE) and time.monotonic() < end:
+        while self._waits and not self._is_away() and not self._has_room(PATIENCE) and time.monotonic() < end:
             pass
         while not self._has_room(0):
+            if self._client.connected:
+                self._fail(metadata, "the service is behind, and too many pictures wait")
+                return
             with self._changed:
                 oldest = next(iter(self._jobs), None)
             if oldest is not None and not oldest.cancel():
@@ -171,7 +181,10 @@ class RemoteRefinement:
         from diffjscc.serve.client import RefineClient
 
         # The bound on pictures is kept here; the client must never be the one to refuse.
-        return RefineClient(**self._connection, max_outstanding=2 * self._size)
+        return RefineClient(**self._connection, max_outstanding=2 * self._size, on_outage=self._warn_once)
+
+    def _is_away(self):
+        return self._client.away > GRACE
 
     def _has_room(self, timeout):
         with self._changed:
@@ -181,7 +194,7 @@ class RemoteRefinement:
         metadata = self._jobs[job]
         try:
             if job.cancelled():
-                self._fail(metadata, "the service is behind, or away, and too many pictures wait")
+                self._fail(metadata, "the service is away, and too many pictures wait")
             elif job.exception() is not None:
                 self._fail(metadata, job.exception())
             else:
@@ -196,6 +209,10 @@ class RemoteRefinement:
 
     def _fail(self, metadata, reason):
         self.counters.add("unrefined")
+        self._warn_once(f"picture {metadata.get('image_id', 0)} not refined: {reason}")
+
+    def _warn_once(self, line):
+        """Warns of the first of the troubles between two refined pictures."""
         if not self._outage:
-            self._warn(f"picture {metadata.get('image_id', 0)} not refined: {reason}; more will be counted, not logged")
+            self._warn(f"{line}; until pictures are refined again, what is not is counted and not logged")
         self._outage = True

@@ -18,12 +18,12 @@ from diffjscc.serve.server import Server
 
 
 class Stub:
-    """Inverts pictures, in ``seconds`` a batch and ``each`` more a picture."""
+    """Inverts pictures, in ``seconds`` a batch and ``each`` more a picture; ``any_seed``: whatever their seeds say."""
 
     models = ("stub", "other")
 
-    def __init__(self, seconds, each):
-        self._seconds, self._each = seconds, each
+    def __init__(self, seconds, each, any_seed=False):
+        self._seconds, self._each, self._any_seed = seconds, each, any_seed
 
     def prepare(self):
         pass
@@ -32,7 +32,7 @@ class Stub:
         return {"cuda:0": 1e9}
 
     def run(self, batch, on_step):
-        seeds = [item.seed for item in batch.items]
+        seeds = [0 if self._any_seed else item.seed for item in batch.items]
         if any(1 <= seed <= 9 for seed in seeds):
             raise ValueError("this seed is\nnot to be refined")
         for seed in seeds:
@@ -42,7 +42,8 @@ class Stub:
             steps, pause = 10, 0.1
         for step in range(steps):
             time.sleep(pause or (self._seconds + self._each * len(seeds)) / steps)
-            on_step(step + 1, steps, {index: batch.items[index].pixels for index in batch.previews})
+            shown = batch.previews if step + 1 < steps else ()
+            on_step(step + 1, steps, {index: batch.items[index].pixels for index in shown})
         return [np.ascontiguousarray(255 - item.pixels) for item in batch.items]
 
 
@@ -51,6 +52,7 @@ def main():
     parser.add_argument("--bind", default="tcp://127.0.0.1:*")
     parser.add_argument("--seconds", type=float, default=0.005)
     parser.add_argument("--each", type=float, default=0.0)
+    parser.add_argument("--any-seed", action="store_true", help="seeds mean nothing")
     parser.add_argument("--keep", type=int, default=1 << 20)
     parser.add_argument("--max-queue", type=int, default=64)
     parser.add_argument("--max-batch", type=int, default=8)
@@ -63,7 +65,7 @@ def main():
     time.time = lambda: wall() + arguments.clock_ahead
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     server = Server(
-        LocalBackend(Stub(arguments.seconds, arguments.each)),
+        LocalBackend(Stub(arguments.seconds, arguments.each, arguments.any_seed)),
         arguments.bind,
         max_queue=arguments.max_queue,
         max_batch=arguments.max_batch,

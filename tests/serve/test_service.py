@@ -55,12 +55,19 @@ def test_ping_says_what_is_served(server, client):
 
 def test_progress_is_told_step_by_step_with_previews_where_asked(client):
     told = []
-    client.refine(picture(), model="stub", seed=19, on_progress=lambda *step: told.append(step), preview=True, encoding="raw")
+    client.refine(picture(), model="stub", seed=29, on_progress=lambda *step: told.append(step), preview=True, encoding="raw")
     assert [step[:2] for step in told] == [(k, 10) for k in range(1, 11)]
-    assert told[0][2].shape == (32, 48, 3)
+    assert all(step[2].shape == (32, 48, 3) for step in told[:-1]) and told[-1][2] is None
     told.clear()
-    client.refine(picture(), model="stub", seed=29, on_progress=lambda *step: told.append(step))
+    client.refine(picture(), model="stub", seed=28, on_progress=lambda *step: told.append(step))
     assert told == [(k, 10, None) for k in range(1, 11)]
+
+
+def test_steps_faster_than_previews_are_encoded_are_told_in_order(client):
+    for _ in range(10):
+        told = []
+        client.refine(picture(), model="stub", seed=19, on_progress=lambda k, *_: told.append(k), preview=True)  # noqa: B023
+        assert told == sorted(set(told)) and told[-1] == 10
 
 
 def test_a_callback_that_raises_costs_nothing(client):

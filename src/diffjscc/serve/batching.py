@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Work:
     digest    of what makes the request what it is, to tell a retry from another request under the same id
     peer      the connection that is to be answered: the last one that asked
     pixels    uint8 (H, W, 3), once decoded: only then can it be gathered
+    told      when the client was last told of a step, and step: which
     """
 
     key: Hashable
@@ -35,7 +36,8 @@ class Work:
     deadline: float
     pixels: np.ndarray | None = None
     ready: float = 0.0
-    told: float = field(default=-1.0, compare=False)
+    told: float = -1.0
+    step: int = 0
 
     @property
     def kind(self) -> tuple:

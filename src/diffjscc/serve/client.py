@@ -105,6 +105,8 @@ class RefineClient:
     address          of the server, such as tcp://gpu.local:5555
     server_key       file with the server's public key, and secret_key: file with this client's pair; both or neither
     max_outstanding  jobs that may be unfinished; one more is refused
+    on_outage        called in the client's thread with one line when the server is away while a job is unfinished, once
+                     until it is back; none: logged as a warning
 
     A server that cannot be reached, restarts, is full or stops is tried again with growing pauses until a job's deadline.
     Pictures of a job asked twice are computed once: the server knows it by its id.
@@ -120,6 +122,7 @@ class RefineClient:
         server_key: str | os.PathLike | None = None,
         secret_key: str | os.PathLike | None = None,
         max_outstanding: int = 64,
+        on_outage: Callable[[str], None] | None = None,
     ):
         if (server_key is None) != (secret_key is None):
             raise ValueError("server_key and secret_key go together: give both files, or neither")
@@ -135,7 +138,8 @@ class RefineClient:
         self._mailbox = Mailbox()
         self._context = zmq.Context.instance()
         self._socket = self._monitor = None
-        self._connected = False
+        self._on_outage = on_outage or logger.warning
+        self._away_since: float | None = time.monotonic()
         try:
             self._connect()
         except zmq.ZMQError as error:
@@ -233,7 +237,13 @@ class RefineClient:
     @property
     def connected(self) -> bool:
         """Whether the server is there, as far as is known."""
-        return self._connected
+        return self._away_since is None
+
+    @property
+    def away(self) -> float:
+        """Seconds since when it is not; 0 while it is."""
+        since = self._away_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
         """Ends the thread; jobs that are not over end with RefineError "closed"."""
@@ -270,10 +280,10 @@ class RefineClient:
         except zmq.ZMQError:
             self._disconnect()
             raise
-        self._connected, self._heard, self._pinged, self._reopen = False, math.inf, -math.inf, math.inf
+        self._heard, self._pinged, self._reopen = math.inf, -math.inf, math.inf
 
     def _disconnect(self) -> None:
-        self._connected = False
+        self._lose()
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
@@ -301,12 +311,12 @@ class RefineClient:
         poller.register(self._monitor, zmq.POLLIN)
         now = time.monotonic()
         jobs = list(self._jobs.values())
-        due = self._connected and any(job._due <= now for job in jobs)
+        due = self.connected and any(job._due <= now for job in jobs)
         # A job that is due and was not sent waits for room in the socket.
         poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if due else 0))
         ends = [job._deadline for job in jobs] + [deadline for deadline, _ in list(self._pings)]
         ends += [job._due for job in jobs if now < job._due < math.inf]
-        if self._connected and (jobs or self._pings):
+        if self.connected and (jobs or self._pings):
             ends += [self._pinged + PING_SECONDS]
         patience = min([*ends, self._reopen, now + 60.0]) - now
         poller.poll(1000 * max(0.0, patience))
@@ -319,14 +329,14 @@ class RefineClient:
             elif isinstance(event, Ping):
                 # At once, not at the next beat.
                 self._pinged = -math.inf
-        while self._connected:
+        while self.connected:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             self._receive([frame.buffer for frame in frames])
         self._time_out()
-        if self._connected:
+        if self.connected:
             self._send_due()
             self._keep_alive()
         if time.monotonic() >= self._reopen:
@@ -338,7 +348,7 @@ class RefineClient:
             event = recv_monitor_message(self._monitor)
             kind = event["event"]
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._connected, self._heard = True, time.monotonic()
+                self._away_since, self._heard = None, time.monotonic()
                 self._pinged, self._pause = -math.inf, RECONNECT_SECONDS[0]
                 self._send_all_again()
                 if self._outage:
@@ -351,16 +361,20 @@ class RefineClient:
                 self._pause = min(2 * self._pause, RECONNECT_SECONDS[1])
             elif kind == zmq.EVENT_DISCONNECTED:
                 # After a failed handshake too, when a better reason is known.
-                if self._connected:
+                if self.connected:
                     self._fail_connection(f"the connection to {self.address} was lost")
             elif not self._outage:
                 self._fail_connection(f"{self.address} cannot be reached")
 
+    def _lose(self) -> None:
+        self._away_since = self._away_since or time.monotonic()
+
     def _fail_connection(self, trouble: str) -> None:
-        self._connected, self._trouble = False, trouble
+        self._lose()
+        self._trouble = trouble
         if not self._outage and self._jobs:
             self._outage = True
-            logger.warning("%s: trying again until deadlines pass", trouble)
+            self._on_outage(f"{trouble}: trying again until deadlines pass")
 
     def _send_all_again(self) -> None:
         """A new connection, or a new server: what was sent on the old one may have been lost, and its answer too."""
@@ -465,8 +479,8 @@ class RefineClient:
     def _time_out(self) -> None:
         now = time.monotonic()
         for job in [job for job in list(self._jobs.values()) if job._deadline <= now]:
-            trouble = job._trouble or ("the server has not finished it" if self._connected else self._trouble)
-            if self._end(job, RefineTimeout(f"no picture within {job._request.deadline:g} s: {trouble}")) and self._connected:
+            trouble = job._trouble or ("the server has not finished it" if self.connected else self._trouble)
+            if self._end(job, RefineTimeout(f"no picture within {job._request.deadline:g} s: {trouble}")) and self.connected:
                 self._send(Cancel(id=job.id))
         with self._lock:
             late = [future for deadline, future in self._pings if deadline <= now]
@@ -481,7 +495,7 @@ class RefineClient:
         if known:
             with suppress(InvalidStateError, RuntimeError):
                 job.set_running_or_notify_cancel()
-            if self._connected and job._due == math.inf:
+            if self.connected and job._due == math.inf:
                 self._send(Cancel(id=job.id))
 
     def _end(self, job: Job, outcome: np.ndarray | RefineError) -> bool:

@@ -82,9 +82,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Shown:
-    """A progress message with its preview."""
+    """A progress message with its preview; ``step``: the one that it shows."""
 
     work: Work
+    step: int
     frames: list
 
 
@@ -350,7 +351,7 @@ class Server:
         elif isinstance(event, Encoded):
             self._handle_encoded(event)
         elif isinstance(event, Shown):
-            self._tell(event.work, event.frames)
+            self._tell(event.work, event.step, event.frames)
         elif self._stop_by is None:
             self._begin_draining()
         else:
@@ -376,11 +377,15 @@ class Server:
             if index in event.previews:
                 self._in_pool(_show, work, event, event.previews[index])
             else:
-                self._tell(work, encode(Progress(id=work.request.id, step=event.step, steps=event.steps)))
+                self._tell(work, event.step, encode(Progress(id=work.request.id, step=event.step, steps=event.steps)))
 
-    def _tell(self, work: Work, progress: list) -> None:
-        """Sends progress, which is not worth keeping for a client that does not read, nor after the answer."""
-        if self._is_open(work) and work.peer not in self._undelivered:
+    def _tell(self, work: Work, step: int, progress: list) -> None:
+        """Sends progress, which is not worth keeping for a client that does not read, nor after the answer.
+
+        Previews are encoded by more than one thread: one that was overtaken is not worth sending.
+        """
+        if self._is_open(work) and work.peer not in self._undelivered and step > work.step:
+            work.step = step
             self._try_to_send(work.peer, progress)
 
     def _handle_done(self, event: Done) -> None:
@@ -498,7 +503,9 @@ def _show(work: Work, event: Stepped, pixels: np.ndarray) -> Shown:
     height, width = pixels.shape[:2]
     size = {"width": width, "height": height, "encoding": "jpeg"}
     picture = pictures.to_bytes(pixels, "jpeg")
-    return Shown(work, encode(Progress(id=work.request.id, step=event.step, steps=event.steps, **size, picture=picture)))
+    return Shown(
+        work, event.step, encode(Progress(id=work.request.id, step=event.step, steps=event.steps, **size, picture=picture))
+    )
 
 
 def _error(id: str | None, error: ProtocolError) -> Message:

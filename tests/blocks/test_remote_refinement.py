@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures refined by a service: whatever becomes of it, samples flow and initial pictures stand."""
+
+import time
+
+import numpy as np
+import pmt
+import pytest
+from blocks.flowgraphs import MessageSink, wait_until
+from gnuradio import blocks, diffjscc, gr
+from gnuradio.diffjscc.pdus import image_to_pdu
+from serve.processes import ServerProcess, picture
+
+from diffjscc.images import read_image
+from diffjscc.serve import keys
+
+#: Where nobody listens.
+NOWHERE = "tcp://127.0.0.1:9"
+
+#: Symbols/s of a live link: ten of conftest's pictures a second.
+RATE = 10 * 160 * 224 / 128
+
+
+def service(*arguments):
+    """A server whose model inverts pictures, whatever their seeds."""
+    return ServerProcess("--any-seed", *arguments)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """Lines that the blocks logged as warnings."""
+    lines = []
+    for block in (diffjscc.jscc_sink, diffjscc.refine_client):
+        monkeypatch.setattr(block, "_warn", lambda self, line: lines.append(line))
+    return lines
+
+
+class Link:
+    """A folder of pictures sent again and again, a jscc_sink at the end of it, and what comes out, in ``folder`` too.
+
+    rate   symbols/s; none: as fast as the sink takes them
+    """
+
+    def __init__(self, pictures, folder, rate=None, repeat=True, **options):
+        self.folder = folder
+        options = {"refine": "remote", "refiner": "stub", "snr_db": 7.0, "folder": str(folder)} | options
+        self.source = diffjscc.jscc_source(str(pictures), rate="1/128", snr_db=7.0, repeat=repeat)
+        self.sink = diffjscc.jscc_sink(**options)
+        self.initial, self.refined = MessageSink(), MessageSink()
+        self.flowgraph = gr.top_block()
+        stages = [self.source, self.sink]
+        if rate is not None:
+            # In pieces of a burst, as from a radio; by itself it lets seconds' worth through at once.
+            throttle = blocks.throttle(gr.sizeof_gr_complex, rate)
+            throttle.set_max_noutput_items(280)
+            stages.insert(1, throttle)
+        self.flowgraph.connect(*stages)
+        self.flowgraph.msg_connect((self.sink, "images"), (self.initial, "in"))
+        self.flowgraph.msg_connect((self.sink, "refined"), (self.refined, "in"))
+
+    def __enter__(self):
+        self.flowgraph.start()
+        return self
+
+    def __exit__(self, *error):
+        self.flowgraph.stop()
+        self.flowgraph.wait()
+
+
+def assert_none_lost(link):
+    """Every picture that was decoded was written, and came back refined or was counted."""
+    counters = link.sink.counters()
+    # Files, because what is decoded when a flowgraph is stopped is published to blocks that have stopped already.
+    assert len(list(link.folder.glob("??????.png"))) == counters["decoded"] > 0
+    assert len(list(link.folder.glob("??????_refined.png"))) == counters["refined"]
+    assert counters["refined"] + counters["unrefined"] == counters["decoded"]
+
+
+def test_pictures_come_twice_and_the_refined_ones_from_the_service(pictures, tmp_path):
+    with service() as server:
+        link = Link(pictures, tmp_path, repeat=False, address=server.address)
+        link.flowgraph.run()
+    assert len(link.initial.messages) == len(link.refined.messages) == 3
+    initial = {metadata["image_id"]: pixels for pixels, metadata in link.initial.pictures()}
+    for pixels, metadata in link.refined.pictures():
+        assert metadata["stage"] == "refined" and metadata["snr_db"] == 7.0
+        assert np.array_equal(pixels, 255 - initial[metadata["image_id"]])
+        assert np.array_equal(read_image(tmp_path / f"{metadata['image_id']:06d}_refined.png"), pixels)
+    assert link.sink.counters()["refined"] == 3 and link.sink.counters()["unrefined"] == 0
+
+
+def test_the_initial_picture_does_not_wait_for_the_refined_one(pictures, tmp_path):
+    with service("--seconds", "1.5") as server, Link(pictures, tmp_path, rate=RATE, address=server.address) as link:
+        wait_until(lambda: len(link.initial.messages) == 3)
+        assert not link.refined.messages
+        wait_until(lambda: link.refined.messages)
+
+
+def test_keys_open_the_service_to_a_sink(pictures, tmp_path):
+    for folder, name in (("server", "server"), ("clients", "radio")):
+        keys.generate(tmp_path / folder, name)
+    (tmp_path / "clients/radio.key_secret").rename(tmp_path / "radio.key_secret")
+    with service("--keys", tmp_path / "server", "--clients", tmp_path / "clients") as server:
+        ours = {"server_key": str(tmp_path / "server/server.key"), "secret_key": str(tmp_path / "radio.key_secret")}
+        link = Link(pictures, tmp_path / "received", repeat=False, address=server.address, **ours)
+        link.flowgraph.run()
+    assert len(link.refined.messages) == 3
+
+
+@pytest.mark.parametrize("on_full", ["wait", "drop"])
+def test_a_service_that_is_not_there_costs_no_initial_picture_and_one_line(pictures, tmp_path, warnings, on_full):
+    link = Link(pictures, tmp_path, repeat=False, address=NOWHERE, on_full=on_full)
+    start = time.monotonic()
+    link.flowgraph.run()
+    # Its deadline is a minute; a flowgraph does not wait that long for what is not there.
+    assert time.monotonic() - start < 15
+    assert link.sink.counters()["refined"] == 0
+    assert_none_lost(link)
+    assert len(warnings) == 1 and "cannot be reached" in warnings[0]
+
+
+def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(pictures, tmp_path, warnings):
+    """kill -9 while it is busy, thirty pictures without it, and a new one at the same address."""
+    server = service("--seconds", "0.3", "--max-batch", "1")
+    with Link(pictures, tmp_path, rate=RATE, address=server.address, refine_deadline=2.0, on_full="drop") as link:
+        wait_until(lambda: len(link.refined.messages) >= 2)
+        server.kill()
+        lost_at = len(link.initial.messages)
+        wait_until(lambda: len(link.initial.messages) >= lost_at + 30)
+        wait_until(lambda: link.sink.counters()["unrefined"] > 10)
+        assert len(warnings) == 1 and "was lost" in warnings[0]
+        refined = len(link.refined.messages)
+        with service("--bind", server.address) as again:
+            wait_until(lambda: len(link.refined.messages) >= refined + 10)
+            assert len(warnings) == 1
+            again.kill()
+            wait_until(lambda: len(warnings) == 2)
+    assert_none_lost(link)
+
+
+def test_samples_flow_while_the_service_hangs(pictures, tmp_path, warnings):
+    """SIGSTOP: its connection stands, and nothing comes."""
+    with service() as server, Link(pictures, tmp_path, rate=RATE, address=server.address, on_full="drop", queue_size=1) as link:
+        wait_until(lambda: len(link.refined.messages) >= 5)
+        server.process.send_signal(19)
+        try:
+            seen, start = link.sink.nitems_read(0), time.monotonic()
+            time.sleep(2.0)
+            flow = (link.sink.nitems_read(0) - seen) / (time.monotonic() - start)
+        finally:
+            server.process.send_signal(18)
+        assert flow == pytest.approx(RATE, rel=0.1)
+        before = len(link.refined.messages)
+        wait_until(lambda: len(link.refined.messages) >= before + 10)
+    assert_none_lost(link)
+
+
+def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(pictures, tmp_path, warnings):
+    options = {"on_full": "drop", "queue_size": 1}
+    with service("--seconds", "0.5", "--max-batch", "1") as server:
+        with Link(pictures, tmp_path, rate=RATE, address=server.address, **options) as link:
+            wait_until(lambda: len(link.refined.messages) >= 4)
+        assert link.sink.counters()["unrefined"] > 4
+        assert any("too many pictures wait" in line for line in warnings)
+        assert link.sink.counters()["dropped"] == {}
+        assert_none_lost(link)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"address": "gpu.local"}, "expected an address such as tcp://host:5555"),
+        ({"address": "tcp://gpu.local:70000"}, "port 70000 does not exist"),
+        ({"server_key": "absent.key", "secret_key": "absent.key_secret"}, "no key file"),
+        ({"server_key": "server.key"}, "go together"),
+        ({"refine_deadline": 0.0}, "must be above 0 seconds"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_the_flowgraph_is_built(options, line):
+    with pytest.raises(ValueError, match=line):
+        diffjscc.jscc_sink(refine="remote", **options)
+
+
+class TestRefineClient:
+    """The block for those who have their own receiver."""
+
+    @staticmethod
+    def flowgraph(**options):
+        block, out = diffjscc.refine_client(refiner="stub", **options), MessageSink()
+        flowgraph = gr.top_block()
+        flowgraph.msg_connect((block, "refined"), (out, "in"))
+        return flowgraph, block, out
+
+    @staticmethod
+    def give(block, image_id):
+        metadata = {"image_id": image_id, "snr_db": 1.0}
+        block.to_basic_block()._post(pmt.intern("images"), image_to_pdu(picture(seed=image_id), metadata))
+
+    def test_pictures_are_refined_and_rubbish_is_counted(self, warnings):
+        with service() as server:
+            flowgraph, block, out = self.flowgraph(address=server.address)
+            flowgraph.start()
+            block.to_basic_block()._post(pmt.intern("images"), pmt.intern("no picture"))
+            for image_id in range(5):
+                self.give(block, image_id)
+            wait_until(lambda: len(out.messages) == 5)
+            flowgraph.stop()
+            flowgraph.wait()
+        for pixels, metadata in out.pictures():
+            assert np.array_equal(pixels, 255 - picture(seed=metadata["image_id"]))
+            assert metadata["stage"] == "refined" and metadata["snr_db"] == 1.0
+        assert block.counters() == {"refined": 5, "unrefined": 0, "bad": 1}
+
+    def test_it_resumes_by_itself(self, warnings):
+        server = service()
+        flowgraph, block, out = self.flowgraph(address=server.address, deadline=1.0)
+        flowgraph.start()
+        self.give(block, 0)
+        wait_until(lambda: len(out.messages) == 1)
+        server.kill()
+        for image_id in (1, 2, 3):
+            self.give(block, image_id)
+        wait_until(lambda: block.counters()["unrefined"] == 3)
+        with service("--bind", server.address):
+            self.give(block, 4)
+            wait_until(lambda: len(out.messages) == 2)
+        flowgraph.stop()
+        flowgraph.wait()
+        assert len(warnings) == 1
+
+    def test_more_than_may_wait_gives_the_oldest_up(self, warnings):
+        flowgraph, block, out = self.flowgraph(address=NOWHERE, queue_size=2)
+        flowgraph.start()
+        for image_id in range(5):
+            self.give(block, image_id)
+        wait_until(lambda: block.counters()["unrefined"] == 3)
+        flowgraph.stop()
+        flowgraph.wait()
+        assert block.counters() == {"refined": 0, "unrefined": 5, "bad": 0}
