@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Pictures refined by a service: whatever becomes of it, samples flow and initial pictures stand."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pmt
@@ -179,6 +183,22 @@ def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(pictures, tmp_p
 def test_what_cannot_be_is_refused_when_the_flowgraph_is_built(options, line):
     with pytest.raises(ValueError, match=line):
         diffjscc.jscc_sink(refine="remote", **options)
+
+
+def test_the_example_has_the_bundled_refiner_elsewhere(tmp_path):
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"GRC_BLOCKS_PATH": str(root / "grc"), "HOME": str(tmp_path)}
+    example = root / "examples/remote_refine.grc"
+    subprocess.run(["grcc", "-o", tmp_path, example], check=True, capture_output=True, env=environment, timeout=60)
+    serve = (sys.executable, "-m", "diffjscc.cli", "serve", "--bind", "tcp://127.0.0.1:*", "--status", "127.0.0.1:0")
+    with ServerProcess(command=serve, timeout=120) as server:
+        options = {"pictures": root / "examples/coffee.jpg", "folder": tmp_path / "out", "address": server.address}
+        command = [sys.executable, tmp_path / "remote_refine_flowgraph.py"]
+        command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    initial, refined = (read_image(tmp_path / "out" / f"000000{end}.png") for end in ("", "_refined"))
+    assert initial.shape == refined.shape == (400, 600, 3) and not np.array_equal(initial, refined)
 
 
 class TestRefineClient:
