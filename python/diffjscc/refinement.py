@@ -4,6 +4,8 @@
 import threading
 import time
 
+from diffjscc.serve.addresses import is_local
+
 from .worker import Worker
 
 #: Where refinement runs.
@@ -114,6 +116,8 @@ class RemoteRefinement:
             raise ValueError(f"refinement's deadline = {deadline}: must be above 0 seconds")
         self._connection = {"address": address, "server_key": server_key or None, "secret_key": secret_key or None}
         self._model, self._deadline = model, float(deadline)
+        # Coding takes longer than copying, but not than a network.
+        self._encoding = "raw" if is_local(address) else "png"
         self._publish, self._warn = publish, warn
         self._size, self._waits = queue_size, on_full == "wait"
         self.counters = Counts()
@@ -172,6 +176,7 @@ class RemoteRefinement:
             # The same picture is refined the same way again.
             seed=metadata.get("image_id", 0),
             deadline=self._deadline,
+            encoding=self._encoding,
         )
         with self._changed:
             self._jobs[job] = metadata

@@ -54,16 +54,19 @@ def test_the_command_serves_what_the_pipeline_computes_and_stops_on_sigterm():
 def test_a_picture_is_the_same_alone_and_in_a_batch(engine):
     together = engine.run(batch(1, 2, 3), lambda *step: None)
     alone = engine.run(batch(2), lambda *step: None)[0]
-    assert np.abs(together[1].astype(int) - alone).max() <= 2
+    difference = np.abs(together[1].astype(int) - alone)
+    # bfloat16, summed by another number of threads.
+    assert difference.mean() < 0.5 and difference.max() <= 10
     assert not np.array_equal(together[0], together[1])
 
 
 def test_a_batch_that_nobody_waits_for_stops_at_its_next_step(engine):
-    def stop(step, steps, previews):
+    def stop(*step):
         raise Stopped
 
-    with pytest.raises(Stopped):
-        engine.run(batch(1), stop)
+    for seeds in ((1,), (1, 2, 3)):
+        with pytest.raises(Stopped):
+            engine.run(batch(*seeds), stop)
 
 
 def test_a_preview_has_the_size_of_the_picture(engine, monkeypatch):
@@ -71,8 +74,13 @@ def test_a_preview_has_the_size_of_the_picture(engine, monkeypatch):
     seen = []
     refiner = engine._refiner("mini")
     monkeypatch.setitem(refiner.config.defaults, "steps", 3)
-    engine.run(batch(1, 2, previews=(1,)), lambda step, steps, previews: seen.append({k: v.shape for k, v in previews.items()}))
-    assert seen == [{1: (64, 96, 3)}, {1: (64, 96, 3)}, {}]
+
+    def on_step(step, steps, previews, items):
+        if items == (1,):
+            seen.append((step, {index: preview.shape for index, preview in previews.items()}))
+
+    engine.run(batch(1, 2, previews=(1,)), on_step)
+    assert seen == [(1, {1: (64, 96, 3)}), (2, {1: (64, 96, 3)}), (3, {})]
 
 
 def test_models_that_do_not_fit_together_take_turns(tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+from functools import partial
 from pathlib import Path
 
 
@@ -23,9 +24,24 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="a refiner that may be asked for: a name of `diffjscc models`, or a folder; repeat for more (default: mini)",
     )
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, … (default: %(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of a computation on the CPU (default: torch's)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of a computation on the CPU (default: torch's; 1 with Ray)"
+    )
     parser.add_argument("--memory", type=float, metavar="GB", help="weights loaded at once; the least used go (default: all)")
     parser.add_argument("--captioner", metavar="MODEL", help="BLIP-2 for refiners that take text: a folder, or an id on the hub")
+    parser.add_argument(
+        "--workers",
+        choices=("local", "ray"),
+        default="local",
+        help="compute in this process, or in a pool of Ray actors, a GPU or --threads CPUs each (default: %(default)s)",
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="of Ray actors (default: as many as there is room for)")
+    parser.add_argument(
+        "--ray",
+        default="local",
+        metavar="ADDRESS",
+        help="local for a Ray of its own, auto for the cluster of this machine, or ray://HOST:10001 (default: %(default)s)",
+    )
     parser.add_argument("--bind", default="tcp://127.0.0.1:5555", metavar="ADDRESS", help="where to listen (default: %(default)s)")
     parser.add_argument(
         "--status", default="127.0.0.1:9155", metavar="HOST:PORT", help="status page and metrics, or none (default: %(default)s)"
@@ -58,15 +74,24 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from ..serve.allocator import keep_pages
+
+    keep_pages()
     from ..serve.backend import LocalBackend
+    from ..serve.cluster import RayBackend
     from ..serve.engine import Engine
     from ..serve.server import Server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     memory = None if arguments.memory is None else arguments.memory * 1e9
-    engine = Engine(arguments.model or ["mini"], arguments.device, memory, arguments.threads, arguments.captioner)
+    make = partial(Engine, arguments.model or ["mini"], arguments.device, memory, arguments.threads, arguments.captioner)
+    if arguments.workers == "ray":
+        options = {"device": arguments.device, "threads": arguments.threads, "address": arguments.ray}
+        backend = RayBackend(make, arguments.count, **options)
+    else:
+        backend = LocalBackend(make())
     server = Server(
-        LocalBackend(engine),
+        backend,
         arguments.bind,
         max_queue=arguments.max_queue,
         max_batch=arguments.max_batch,

@@ -335,10 +335,10 @@ class DiffJSCCPipeline(DiffusionPipeline):
         return torch.stack([self._kept(("prompt", prompt), lambda prompt=prompt: encode(prompt)) for prompt in prompts])
 
     def _kept(self, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
-        """What is kept under a key, computed the first time; the oldest make room."""
-        if key not in self._features:
-            self._features[key] = compute()
-        features = self._features[key]
+        """What is kept under a key, computed the first time; the oldest make room. Threads may share the pipeline."""
+        features = self._features.get(key)
+        if features is None:
+            features = self._features[key] = compute()
         while len(self._features) > FEATURES_KEPT:
             self._features.popitem(last=False)
         return features

@@ -58,12 +58,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Stepped:
-    """A batch has done ``step`` of ``steps``; previews: pixels by index of the item."""
+    """A batch has done ``step`` of ``steps``; previews: pixels by index of the item; items: of which it is true, none: of all."""
 
     number: int
     step: int
     steps: int
     previews: dict[int, np.ndarray]
+    items: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,12 @@ class Stopped(Exception):
     """Raised through a refiner whose batch nobody waits for any more."""
 
 
+class OnStep(Protocol):
+    """Told of each step, as in `Stepped`. May raise `Stopped`."""
+
+    def __call__(self, step: int, steps: int, previews: dict[int, np.ndarray], items: tuple[int, ...] | None = None) -> None: ...
+
+
 class Refines(Protocol):
     """What computes: `engine.Engine`, or in tests something that is quick. Only ever called from one thread."""
 
@@ -111,8 +118,8 @@ class Refines(Protocol):
     def prepare(self) -> None:
         """Loads what is to be loaded before the first request."""
 
-    def run(self, batch: Batch, on_step: Callable[[int, int, dict[int, np.ndarray]], None]) -> Sequence[np.ndarray]:
-        """Refined pixels of each item; calls ``on_step(step, steps, previews)``, which may raise `Stopped`."""
+    def run(self, batch: Batch, on_step: OnStep) -> Sequence[np.ndarray]:
+        """Refined pixels of each item."""
 
     def memory(self) -> dict[str, float]:
         """As in `Backend`."""
@@ -172,10 +179,10 @@ def refine(engine: Refines, batch: Batch, report: Callable[[Stepped], None], sto
     """One batch through an engine. A batch that fails is tried picture by picture: a bad request costs only itself."""
     start = time.monotonic()
 
-    def on_step(step: int, steps: int, previews: dict[int, np.ndarray]) -> None:
+    def on_step(step: int, steps: int, previews: dict[int, np.ndarray], items: tuple[int, ...] | None = None) -> None:
         if batch.number in stopped:
             raise Stopped
-        report(Stepped(batch.number, step, steps, previews))
+        report(Stepped(batch.number, step, steps, previews, items))
 
     try:
         outcomes = tuple(engine.run(batch, on_step))

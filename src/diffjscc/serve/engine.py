@@ -8,12 +8,14 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..hub import ModelEntry, find_model
-from .backend import Batch
+from .backend import Batch, OnStep
+from .side_by_side import side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +69,27 @@ class Engine:
                 raise ValueError(f"model '{name}' takes {needed:.0f} MB of memory, the budget is {budget:.0f} MB: raise it")
         self._refiner(self.models[0])
 
-    def run(self, batch: Batch, on_step: Callable[[int, int, dict[int, np.ndarray]], None]) -> list[np.ndarray]:
+    def run(self, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
         """Refined pixels of each item, whatever else is in the batch. Raises ValueError for what the model does not take."""
         import torch
 
         refiner = self._refiner(batch.model)
+        if self._device != "cpu" or len(batch.items) == 1:
+            return self._run(refiner, batch, on_step)
+
+        def run_one(index: int) -> np.ndarray:
+            def stepped(step: int, steps: int, previews: dict[int, np.ndarray], items=None) -> None:
+                on_step(step, steps, dict.fromkeys(previews and (index,), previews.get(0)), (index,))
+
+            shown = (0,) if index in batch.previews else ()
+            return self._run(refiner, replace(batch, items=(batch.items[index],), previews=shown), stepped)[0]
+
+        return side_by_side(run_one, len(batch.items), torch.get_num_threads())
+
+    def _run(self, refiner, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
+        """One pass of all items together."""
+        import torch
+
         pixels = torch.from_numpy(np.stack([item.pixels for item in batch.items])).to(self._device)
         snrs = [float("nan") if item.snr_db is None else item.snr_db for item in batch.items]
         prompts = [item.prompt for item in batch.items]

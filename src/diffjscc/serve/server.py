@@ -292,7 +292,8 @@ class Server:
         work = Work(key, digest, request, peer, now, now + request.deadline)
         if not self._batcher.admit(work):
             self._status.count("busy")
-            retry_after = min(30.0, max(0.05, self._batch_seconds * len(self._batcher) / self._batcher.max_batch))
+            batches = len(self._batcher) / self._batcher.max_batch / max(1, self._backend.slots)
+            retry_after = min(30.0, max(0.05, self._batch_seconds * batches))
             message = f"{len(self._batcher)} requests wait already"
             self._send(peer, encode(Busy(id=request.id, message=message, retry_after=retry_after)))
             return
@@ -370,8 +371,9 @@ class Server:
     def _handle_stepped(self, event: Stepped) -> None:
         now = time.monotonic()
         for index, work in enumerate(self._running.get(event.number, ())):
+            elsewhere = event.items is not None and index not in event.items
             often = now - work.told < PROGRESS_SECONDS and event.step < event.steps
-            if not work.request.progress or not self._is_open(work) or (often and index not in event.previews):
+            if elsewhere or not work.request.progress or not self._is_open(work) or (often and index not in event.previews):
                 continue
             work.told = now
             if index in event.previews:

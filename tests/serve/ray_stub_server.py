@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A refinement server whose stub models are workers of a Ray of its own; besides what the stub does, seed 30 kills the worker.
+
+Every picture that a worker begins is a line in FOLDER/begun: its seed, and the worker's process. While FOLDER/broken is there,
+workers cannot get ready.
+"""
+
+import argparse
+import logging
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+from stub_server import Stub
+
+from diffjscc.serve.cluster import RayBackend
+from diffjscc.serve.server import Server
+
+
+class DeadlyStub(Stub):
+    def __init__(self, seconds, each, folder):
+        super().__init__(seconds, each, any_seed=folder is None)
+        self._folder = folder
+
+    def prepare(self):
+        if self._folder and (self._folder / "broken").exists():
+            raise ValueError("the model is\nbroken")
+
+    def run(self, batch, on_step):
+        if self._folder:
+            with open(self._folder / "begun", "a") as file:
+                file.writelines(f"{item.seed} {os.getpid()}\n" for item in batch.items)
+            if any(item.seed == 30 for item in batch.items):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(batch, on_step)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--seconds", type=float, default=0.005)
+    parser.add_argument("--each", type=float, default=0.0)
+    parser.add_argument("--max-batch", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where workers leave notes; none: they leave none, and seeds mean nothing")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    server = Server(
+        RayBackend(partial(DeadlyStub, arguments.seconds, arguments.each, arguments.folder), arguments.count),
+        "tcp://127.0.0.1:*",
+        max_batch=arguments.max_batch,
+        status=("127.0.0.1", 0),
+        drain=10.0,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A pool of Ray workers behind a real server: work is spread, workers are killed, and every request is answered all the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serve.peers import Peer
+from serve.processes import ServerProcess, picture, wait_until
+
+from diffjscc.serve import RefineClient, RefineError
+from diffjscc.serve.cluster import RayBackend
+
+STUB = (sys.executable, Path(__file__).with_name("ray_stub_server.py"))
+
+
+class RayServer(ServerProcess):
+    """The Ray stub's server; ``folder``: where its workers leave notes."""
+
+    def __init__(self, folder, count):
+        self.folder = folder
+        super().__init__("--folder", folder, "--count", count, command=STUB)
+
+    def workers_of(self, seed):
+        """Processes that have begun the picture of a seed, in order."""
+        file = self.folder / "begun"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [int(line.split()[1]) for line in lines if line.split()[0] == str(seed)]
+
+    def said(self, words):
+        """How often its log has these words."""
+        return sum(words in line for line in self.log)
+
+    def descendants(self):
+        """Its processes, and theirs, and so on, by their numbers."""
+        parents = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+        found = {self.process.pid}
+        while more := {child for child, parent in parents.items() if parent in found} - found:
+            found |= more
+        return found
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with RayServer(tmp_path_factory.mktemp("ray"), 2) as server:
+        yield server
+        assert server.terminate() == 0
+
+
+@pytest.fixture
+def client(server):
+    with RefineClient(server.address) as client:
+        yield client
+
+
+def test_requests_are_answered_right_and_by_both_workers(server, client):
+    jobs = [client.submit(picture(600, 800, seed=n), 1.0, "stub", seed=20 + n, encoding="raw") for n in range(4)]
+    start = time.monotonic()
+    for number, job in enumerate(jobs):
+        assert np.array_equal(job.result(20), 255 - picture(600, 800, seed=number))
+    # Each takes a second.
+    assert time.monotonic() - start < 3.5
+    assert len({process for seed in range(20, 24) for process in server.workers_of(seed)}) == 2
+    text = server.get("metrics")
+    assert all(f'device="worker {n} on ' in text for n in (1, 2))
+
+
+def test_progress_and_previews_come_back_in_order(client):
+    told = []
+    client.refine(picture(400, 300), model="stub", seed=27, on_progress=lambda *step: told.append(step), preview=True)
+    assert [step[:2] for step in told] == [(k, 10) for k in range(1, 11)]
+    assert told[0][2].shape == (400, 300, 3)
+
+
+def test_a_failure_costs_no_worker(server, client):
+    with pytest.raises(RefineError, match="this seed is not to be refined") as caught:
+        client.refine(picture(), 1.0, "stub", seed=3)
+    assert caught.value.code == "failed" and server.said("is lost") == 0
+
+
+def test_what_nobody_waits_for_is_stopped_in_the_worker(server, client):
+    job = client.submit(picture(), 1.0, "stub", seed=29)
+    wait_until(lambda: server.workers_of(29))
+    time.sleep(0.2)
+    job.cancel()
+    start = time.monotonic()
+    wait_until(lambda: client.ping().running == 0)
+    assert time.monotonic() - start < 0.6
+
+
+def test_a_worker_killed_while_busy_is_replaced_and_its_request_answered_by_another(server, client):
+    ready = server.said("ready in")
+    job = client.submit(picture(), 1.0, "stub", seed=28)
+    wait_until(lambda: server.workers_of(28))
+    os.kill(server.workers_of(28)[0], signal.SIGKILL)
+    assert np.array_equal(job.result(20), 255 - picture())
+    first, second = server.workers_of(28)
+    assert first != second
+    wait_until(lambda: server.said("ready in") == ready + 1, 20)
+
+
+def test_a_picture_that_kills_its_workers_fails_after_the_second(server):
+    ready = server.said("ready in")
+    with Peer(server.address) as peer:
+        peer.ask("deadly", seed=30)
+        accepted, error = peer.hear_all(2, 20)
+    assert (accepted.type, error.code, error.retryable) == ("accepted", "lost", True)
+    assert error.message == "2 workers in a row were lost while they computed this"
+    assert len(server.workers_of(30)) == 2
+    wait_until(lambda: server.said("ready in") == ready + 2, 20)
+
+
+def test_a_worker_that_cannot_get_ready_is_tried_less_and_less_often(server, client):
+    client.refine(picture(), 1.0, "stub", seed=100)
+    ready, (process,) = server.said("ready in"), server.workers_of(100)
+    (server.folder / "broken").touch()
+    os.kill(process, signal.SIGKILL)
+    wait_until(lambda: server.said("another comes in 1 s: the model is broken"), 20)
+    assert np.array_equal(client.refine(picture(), 1.0, "stub", seed=101), 255 - picture())
+    (server.folder / "broken").unlink()
+    wait_until(lambda: server.said("ready in") == ready + 1, 20)
+
+
+def test_sigterm_finishes_what_runs_and_leaves_no_process_of_rays(tmp_path):
+    with RayServer(tmp_path, 1) as server, Peer(server.address) as peer:
+        peer.ask("running", seed=20)
+        wait_until(lambda: server.workers_of(20))
+        processes = server.descendants()
+        assert len(processes) > 3
+        server.process.send_signal(signal.SIGTERM)
+        assert [reply.type for reply in peer.hear_all(2)] == ["accepted", "result"]
+        assert server.finish(20) == 0
+        wait_until(lambda: not any(map(is_alive, processes)))
+
+
+def test_more_workers_than_there_is_room_for_are_refused_in_one_line():
+    command = [sys.executable, "-m", "diffjscc.cli", "serve", "--bind", "tcp://127.0.0.1:*", "--status", "none", "--workers", "ray"]
+    done = subprocess.run([*command, "--count", "1000"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("diffjscc: workers of 1 CPU each: the Ray cluster has room for")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_ray_the_command_says_what_to_install():
+    code = "import sys; sys.modules['ray'] = None; from diffjscc.cli import main; sys.exit(main(['serve', '--workers', 'ray']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.endswith("pip install 'diffjscc[cluster]'\n")
+
+
+@pytest.mark.parametrize("count, options", [(0, {}), (1, {"threads": 0}), (1, {"device": "cuda:1"})])
+def test_workers_that_make_no_sense_are_refused(count, options):
+    with pytest.raises(ValueError, match="expected at least 1|choose cpu, or cuda"):
+        RayBackend(lambda: None, count, **options)
