@@ -517,7 +517,7 @@ def _error(id: str | None, error: ProtocolError) -> Message:
 def _digest(request: Request) -> bytes:
     """Of all that makes a request what it is."""
     header = [(name, value) for name, value in vars(request).items() if name not in NOT_IN_DIGEST]
-    digest = hashlib.blake2b(msgpack.packb(header), digest_size=16)
+    digest = hashlib.sha256(msgpack.packb(header))
     digest.update(request.picture)
     return digest.digest()
 
