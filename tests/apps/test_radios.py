@@ -4,7 +4,6 @@
 import importlib.machinery
 import importlib.util
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +123,8 @@ def test_pictures_cross_the_virtual_air_between_two_radios(pictures, tmp_path):
         lines = finish(receiver).splitlines()
         finish(transmitter)
     finally:
-        air.send_signal(signal.SIGINT)
+        # Not SIGINT, which is ignored by what a shell without job control runs in the background.
+        air.terminate()
         finish(air)
     for index, line in enumerate(lines[:3]):
         name, _, snr, offset = line.split(", ")[0].split(":")[0], *line.split(", ")

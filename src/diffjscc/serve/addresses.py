@@ -31,3 +31,20 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         # An interface or a name could be anything; * is everything.
         return False
+
+
+def check_exposure(bind: str, status: tuple[str, int] | None, server_keys, clients, insecure: bool) -> None:
+    """Raises ValueError where a server would be open to other machines, unless it has keys or is to be ``insecure``."""
+    check_port(bind)
+    if (server_keys is None) != (clients is None) and not insecure:
+        raise ValueError("keys of the server and of its clients go together: give both folders, or neither")
+    if insecure:
+        return
+    if server_keys is None and not is_local(bind):
+        raise ValueError(
+            f"{bind} can be reached from other machines: give keys (see `diffjscc serve keygen --help`), or --insecure"
+        )
+    if status is not None and not is_loopback(status[0]):
+        raise ValueError(
+            f"the status page on {status[0]} could be seen from other machines: bind it to 127.0.0.1, or be --insecure"
+        )

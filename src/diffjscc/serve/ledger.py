@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+import msgpack
+
 from .batching import Work
+from .protocol import Request
 
 #: Bytes that a kept answer takes beside its picture.
 OVERHEAD = 1024
+
+#: Fields that may differ between a request and its retry: the deadline shrinks, the rest is about the way back.
+NOT_IN_DIGEST = ("deadline", "progress", "preview", "picture")
 
 
 @dataclass(frozen=True)
@@ -61,3 +68,11 @@ class Ledger:
                 return
             self._answers.popitem(last=False)
             self._bytes -= oldest.size
+
+
+def digest_of(request: Request) -> bytes:
+    """Of all that makes a request what it is."""
+    header = [(name, value) for name, value in vars(request).items() if name not in NOT_IN_DIGEST]
+    digest = hashlib.sha256(msgpack.packb(header))
+    digest.update(request.picture)
+    return digest.digest()

@@ -3,26 +3,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import os
 import time
 import uuid
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import msgpack
-import numpy as np
 import zmq
 
 from .. import __version__
-from . import keys, pictures
-from .addresses import check_port, is_local, is_loopback
+from . import keys
+from .addresses import check_exposure
 from .backend import Backend, Batch, Done, Failure, Item, Stepped
 from .batching import Batcher, Work
-from .ledger import Ledger
+from .coding import Decoded, Encoded, Shown, decode_picture, encode_preview, encode_result
+from .delivery import REDELIVERY_SECONDS, Delivery
+from .ledger import Ledger, digest_of
 from .mailbox import Mailbox
 from .protocol import (
     MAX_PICTURE,
@@ -36,7 +34,6 @@ from .protocol import (
     Progress,
     ProtocolError,
     Request,
-    Result,
     decode,
     encode,
     one_line,
@@ -54,39 +51,8 @@ TURN = 64
 #: Seconds between two reports of progress on one request.
 PROGRESS_SECONDS = 0.05
 
-#: Seconds between attempts to hand over what a client did not read; and how many such replies are kept, the newest.
-REDELIVERY_SECONDS, UNDELIVERED = 0.05, 256
-
 #: Threads that decode and encode pictures.
 PICTURE_THREADS = 2
-
-#: Fields that may differ between a request and its retry: the deadline shrinks, the rest is about the way back.
-NOT_IN_DIGEST = ("deadline", "progress", "preview", "picture")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A request's picture: pixels, or why there are none."""
-
-    work: Work
-    outcome: np.ndarray | ProtocolError
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A refined picture as the frames of its result, or why there are none."""
-
-    work: Work
-    outcome: list | ProtocolError
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A progress message with its preview; ``step``: the one that it shows."""
-
-    work: Work
-    step: int
-    frames: list
 
 
 class Server:
@@ -122,14 +88,13 @@ class Server:
         status: tuple[str, int] | None = None,
         drain: float = 60.0,
     ):
-        _check_exposure(bind, status, server_keys, clients, insecure)
+        check_exposure(bind, status, server_keys, clients, insecure)
         self.instance = uuid.uuid4().hex
         self._backend, self._drain = backend, drain
         self._batcher = Batcher(max_queue, max_batch, window)
         self._ledger = Ledger(keep)
         self._running: dict[int, list[Work]] = {}
         self._numbers = itertools.count(1)
-        self._undelivered: dict[bytes, deque[list | tuple]] = {}
         self._encoding = 0
         self._batch_seconds = 0.5
         self._stop_by: float | None = None
@@ -139,6 +104,7 @@ class Server:
         self._context = zmq.Context()
         self._doorkeeper = None
         self._socket = self._context.socket(zmq.ROUTER)
+        self._delivery = Delivery(self._socket, self._ledger)
         try:
             self._open(bind, server_keys, clients)
             self._page = self._status.serve(*status) if status else None
@@ -217,7 +183,7 @@ class Server:
         """Seconds to wait for the next event."""
         now = time.monotonic()
         patience = 1.0
-        if self._undelivered:
+        if self._delivery:
             patience = REDELIVERY_SECONDS
         if len(self._running) < self._backend.slots:
             return min(patience, self._batcher.next_change(now))
@@ -238,7 +204,7 @@ class Server:
             waited = now - work.arrived
             self._refuse(work, ProtocolError("deadline", f"deadline passed after {waited:.1f} s in the queue"))
         self._dispatch()
-        self._redeliver()
+        self._delivery.send_again()
 
     # From clients.
 
@@ -255,34 +221,34 @@ class Server:
                 pong = Pong(
                     version=__version__, instance=self.instance, models=self._backend.models, queued=queued, running=running
                 )
-                self._send(peer, encode(pong))
+                self._delivery.send(peer, encode(pong))
             else:
                 raise ProtocolError("bad-request", f"{message.type} is what a server says: expected refine, cancel or ping")
         except ProtocolError as error:
             self._status.count(error.code)
             logger.info("refused %s: %s", error.id or "a message", error.message)
-            self._send(peer, encode(_error(error.id, error)))
+            self._delivery.send(peer, encode(_error(error.id, error)))
         except Exception:
             # A fault of ours that one message brings out must not end everybody's service.
             logger.exception("a message could not be handled")
             self._status.count("internal")
 
     def _request(self, peer: bytes, user: str, request: Request) -> None:
-        key, digest, now = (user, request.id), _digest(request), time.monotonic()
+        key, digest, now = (user, request.id), digest_of(request), time.monotonic()
         answer, work = self._ledger.answer(key), self._ledger.works.get(key)
         known = answer or work
         if known is not None and known.digest != digest:
             self._raise(request, "duplicate", f"id {request.id} was used for another request: choose a new one")
         if answer is not None:
             self._status.count("repeated")
-            self._send(peer, key)
+            self._delivery.send(peer, key)
             return
         if work is not None:
             self._status.count("repeated")
             # The connection it came from may be gone: this one is answered, under the deadline that it gives.
             work.peer, work.deadline = peer, now + request.deadline
             work.request = replace(work.request, progress=request.progress, preview=request.preview)
-            self._send(peer, encode(Accepted(id=request.id)))
+            self._delivery.send(peer, encode(Accepted(id=request.id)))
             return
         if self._stop_by is not None:
             self._raise(request, "draining", "the server is about to stop: try again later")
@@ -295,15 +261,15 @@ class Server:
             batches = len(self._batcher) / self._batcher.max_batch / max(1, self._backend.slots)
             retry_after = min(30.0, max(0.05, self._batch_seconds * batches))
             message = f"{len(self._batcher)} requests wait already"
-            self._send(peer, encode(Busy(id=request.id, message=message, retry_after=retry_after)))
+            self._delivery.send(peer, encode(Busy(id=request.id, message=message, retry_after=retry_after)))
             return
         self._ledger.open(work)
-        self._send(peer, encode(Accepted(id=request.id)))
+        self._delivery.send(peer, encode(Accepted(id=request.id)))
         if request.encoding == "raw":
             # Nothing to compute, and no picture is copied.
-            self._handle_decoded(_decode(work))
+            self._handle_decoded(decode_picture(work))
         else:
-            self._in_pool(_decode, work)
+            self._in_pool(decode_picture, work)
 
     def _in_pool(self, function, work: Work, *arguments) -> None:
         """Has a thread compute an event."""
@@ -377,18 +343,18 @@ class Server:
                 continue
             work.told = now
             if index in event.previews:
-                self._in_pool(_show, work, event, event.previews[index])
+                self._in_pool(encode_preview, work, event, event.previews[index])
             else:
                 self._tell(work, event.step, encode(Progress(id=work.request.id, step=event.step, steps=event.steps)))
 
     def _tell(self, work: Work, step: int, progress: list) -> None:
-        """Sends progress, which is not worth keeping for a client that does not read, nor after the answer.
+        """Sends progress, but not after the answer.
 
         Previews are encoded by more than one thread: one that was overtaken is not worth sending.
         """
-        if self._is_open(work) and work.peer not in self._undelivered and step > work.step:
+        if self._is_open(work) and step > work.step:
             work.step = step
-            self._try_to_send(work.peer, progress)
+            self._delivery.offer(work.peer, progress)
 
     def _handle_done(self, event: Done) -> None:
         works = self._running.pop(event.number)
@@ -402,7 +368,7 @@ class Server:
                 self._refuse(work, ProtocolError(outcome.code, outcome.message), keep=outcome.code == "failed")
             else:
                 self._encoding += 1
-                self._in_pool(_encode, work, outcome)
+                self._in_pool(encode_result, work, outcome)
                 if self._page and self._status.wants_picture():
                     self._pool.submit(self._status.show, work.request, work.pixels, outcome)
 
@@ -429,37 +395,7 @@ class Server:
         now = time.monotonic()
         self._ledger.close(work, frames, now, keep)
         self._status.count(outcome, now - work.arrived)
-        self._send(work.peer, work.key if keep else frames)
-
-    def _send(self, peer: bytes, reply: list | tuple) -> None:
-        """Sends frames, or the answer that the ledger keeps under a key; to a client that does not read, later."""
-        waiting = self._undelivered.get(peer)
-        if waiting is None and not self._try_to_send(peer, reply):
-            waiting = self._undelivered[peer] = deque(maxlen=UNDELIVERED)
-        if waiting is not None:
-            waiting.append(reply)
-
-    def _try_to_send(self, peer: bytes, reply: list | tuple) -> bool:
-        """False where the client's queue is full. One that has vanished misses nothing: it asks again, or never will."""
-        if isinstance(reply, tuple):
-            answer = self._ledger.answer(reply)
-            reply = answer.frames if answer else None
-        if reply is not None:
-            try:
-                self._socket.send_multipart([peer, *reply], zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return False
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EHOSTUNREACH:
-                    raise
-        return True
-
-    def _redeliver(self) -> None:
-        for peer, replies in list(self._undelivered.items()):
-            while replies and self._try_to_send(peer, replies[0]):
-                replies.popleft()
-            if not replies:
-                del self._undelivered[peer]
+        self._delivery.send(work.peer, work.key if keep else frames)
 
     # The end.
 
@@ -477,49 +413,11 @@ class Server:
             for work in list(self._ledger.works.values()):
                 self._refuse(work, ProtocolError("draining", "the server stops without finishing this: try again later"))
             return True
-        return not self._ledger.works and not self._undelivered
-
-
-def _decode(work: Work) -> Decoded:
-    request = work.request
-    try:
-        return Decoded(work, pictures.to_pixels(request.picture, request.width, request.height, request.encoding))
-    except Exception as error:
-        # Whatever a broken file does to a decoder, somebody waits for an answer.
-        return Decoded(work, ProtocolError("bad-picture", one_line(error) or type(error).__name__))
-
-
-def _encode(work: Work, pixels: np.ndarray) -> Encoded:
-    request = work.request
-    try:
-        picture = pictures.to_bytes(pixels, request.reply_encoding)
-        height, width = pixels.shape[:2]
-        seconds = time.monotonic() - work.arrived
-        size = {"width": width, "height": height, "encoding": request.reply_encoding}
-        return Encoded(work, encode(Result(id=request.id, **size, seconds=seconds, picture=picture)))
-    except Exception as error:
-        return Encoded(work, ProtocolError("failed", one_line(error) or type(error).__name__))
-
-
-def _show(work: Work, event: Stepped, pixels: np.ndarray) -> Shown:
-    height, width = pixels.shape[:2]
-    size = {"width": width, "height": height, "encoding": "jpeg"}
-    picture = pictures.to_bytes(pixels, "jpeg")
-    return Shown(
-        work, event.step, encode(Progress(id=work.request.id, step=event.step, steps=event.steps, **size, picture=picture))
-    )
+        return not self._ledger.works and not self._delivery
 
 
 def _error(id: str | None, error: ProtocolError) -> Message:
     return Error(id=id, code=error.code, message=one_line(error.message), retryable=error.retryable)
-
-
-def _digest(request: Request) -> bytes:
-    """Of all that makes a request what it is."""
-    header = [(name, value) for name, value in vars(request).items() if name not in NOT_IN_DIGEST]
-    digest = hashlib.sha256(msgpack.packb(header))
-    digest.update(request.picture)
-    return digest.digest()
 
 
 def _user(frame: zmq.Frame) -> str:
@@ -528,19 +426,3 @@ def _user(frame: zmq.Frame) -> str:
         return frame.get("User-Id")
     except (zmq.ZMQError, KeyError):
         return ""
-
-
-def _check_exposure(bind: str, status: tuple[str, int] | None, server_keys, clients, insecure: bool) -> None:
-    check_port(bind)
-    if (server_keys is None) != (clients is None) and not insecure:
-        raise ValueError("keys of the server and of its clients go together: give both folders, or neither")
-    if insecure:
-        return
-    if server_keys is None and not is_local(bind):
-        raise ValueError(
-            f"{bind} can be reached from other machines: give keys (see `diffjscc serve keygen --help`), or --insecure"
-        )
-    if status is not None and not is_loopback(status[0]):
-        raise ValueError(
-            f"the status page on {status[0]} could be seen from other machines: bind it to 127.0.0.1, or be --insecure"
-        )
