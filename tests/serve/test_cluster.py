@@ -116,13 +116,11 @@ def test_a_worker_killed_while_busy_is_replaced_and_its_request_answered_by_anot
     wait_until(lambda: server.said("ready in") == ready + 1, 20)
 
 
-def test_a_picture_that_kills_its_workers_fails_after_the_second(server):
+def test_a_picture_that_kills_its_workers_fails_after_the_second_and_is_not_tried_again(server, client):
     ready = server.said("ready in")
-    with Peer(server.address) as peer:
-        peer.ask("deadly", seed=30)
-        accepted, error = peer.hear_all(2, 20)
-    assert (accepted.type, error.code, error.retryable) == ("accepted", "lost", True)
-    assert error.message == "2 workers in a row were lost while they computed this"
+    with pytest.raises(RefineError, match="2 workers in a row were lost while they computed this") as caught:
+        client.refine(picture(), 1.0, "stub", seed=30)
+    assert caught.value.code == "lost" and caught.value.retryable
     assert len(server.workers_of(30)) == 2
     wait_until(lambda: server.said("ready in") == ready + 2, 20)
 

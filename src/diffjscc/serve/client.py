@@ -58,8 +58,8 @@ RETRY_SECONDS = (0.1, 5.0)
 #: Messages that libzmq takes for a server that reads slowly; the rest wait here.
 SEND_QUEUE = 16
 
-#: Errors that another attempt at the same server may cure before the deadline.
-WORTH_RETRYING = ("draining", "lost")
+#: Errors that another attempt may cure before the deadline. Not "lost": a picture that ended two workers may end the next.
+WORTH_RETRYING = ("draining",)
 
 FAILED_HANDSHAKES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
