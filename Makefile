@@ -2,7 +2,7 @@
 #
 # make demo    two photographs through a GNU Radio channel, and a contact sheet of what arrived
 # make test    everything that is tested
-# make bench   speed and memory, as a table
+# make bench   speed and memory of codec, refiner and refinement service, as tables
 # make grc     gnuradio-companion with these blocks
 # make lint    style
 # make install the blocks into the system's GNU Radio (sudo)
@@ -31,6 +31,7 @@ test: setup
 bench: setup
 	@$(RUN) tests/bench/codec_speed.py
 	@echo; $(RUN) tests/bench/refiner_speed.py
+	@echo; $(RUN) tests/bench/service.py
 
 lint: setup
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
