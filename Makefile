@@ -42,6 +42,8 @@ grc: setup
 
 install: setup
 	cmake --install $(BUILD)
+	@# Where its library is looked for is remembered; only root may refresh that.
+	@ldconfig 2> /dev/null || true
 
 clean:
 	rm -rf $(BUILD) $(VENV) demo
