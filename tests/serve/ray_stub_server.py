@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A refinement server whose stub models are workers of a Ray of its own; besides what the stub does, seed 30 kills the worker.
+"""A refinement server whose stub models are workers of Ray, its own or another; besides what the stub does, seed 30 kills one.
 
 Every picture that a worker begins is a line in FOLDER/begun: its seed, and the worker's process. While FOLDER/broken is there,
 workers cannot get ready.
@@ -40,14 +40,16 @@ class DeadlyStub(Stub):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int)
+    parser.add_argument("--ray", default="local", help="address of a cluster")
     parser.add_argument("--seconds", type=float, default=0.005)
     parser.add_argument("--each", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where workers leave notes; none: they leave none, and seeds mean nothing")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    make = partial(DeadlyStub, arguments.seconds, arguments.each, arguments.folder)
     server = Server(
-        RayBackend(partial(DeadlyStub, arguments.seconds, arguments.each, arguments.folder), arguments.count),
+        RayBackend(make, arguments.count, address=arguments.ray),
         "tcp://127.0.0.1:*",
         max_batch=arguments.max_batch,
         status=("127.0.0.1", 0),

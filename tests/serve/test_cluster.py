@@ -2,7 +2,9 @@
 """A pool of Ray workers behind a real server: work is spread, workers are killed, and every request is answered all the same."""
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,9 +24,9 @@ STUB = (sys.executable, Path(__file__).with_name("ray_stub_server.py"))
 class RayServer(ServerProcess):
     """The Ray stub's server; ``folder``: where its workers leave notes."""
 
-    def __init__(self, folder, count):
+    def __init__(self, folder, count, address="local"):
         self.folder = folder
-        super().__init__("--folder", folder, "--count", count, command=STUB)
+        super().__init__("--folder", folder, "--count", count, "--ray", address, command=STUB)
 
     def workers_of(self, seed):
         """Processes that have begun the picture of a seed, in order."""
@@ -166,3 +168,51 @@ def test_without_ray_the_command_says_what_to_install():
 def test_workers_that_make_no_sense_are_refused(count, options):
     with pytest.raises(ValueError, match="expected at least 1|choose cpu, or cuda"):
         RayBackend(lambda: None, count, **options)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Addresses of a running Ray cluster: for a program on one of its machines, and for one elsewhere. It asks for a token."""
+    ports = {"--port": free_port(), "--ray-client-server-port": free_port()}
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    # The server for ray:// forks while gRPC's threads run, which gRPC does not always survive.
+    environment["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    environment["PYTHONPATH"] = os.pathsep.join([str(STUB[1].parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    words = "-m ray.scripts.scripts start --head --block --num-cpus 2 --include-dashboard 0 --node-ip-address 127.0.0.1"
+    command = [sys.executable, *words.split(), *(str(word) for option in ports.items() for word in option)]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setenv("RAY_ADDRESS", f"127.0.0.1:{ports['--port']}")
+        ray = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: answers(ports["--ray-client-server-port"]), 60)
+            yield {"auto": "auto", "ray://": f"ray://127.0.0.1:{ports['--ray-client-server-port']}"}
+        finally:
+            ray.terminate()
+            ray.wait(20)
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("kind", ["auto", "ray://"])
+def test_workers_of_a_cluster_that_is_there_already(cluster, tmp_path, kind):
+    with RayServer(tmp_path, 2, cluster[kind]) as server, RefineClient(server.address) as client:
+        told = []
+        slow = client.submit(picture(), 1.0, "stub", seed=20, on_progress=lambda *step: told.append(step[:2]))
+        assert np.array_equal(client.refine(picture(seed=1), 1.0, "stub", seed=100), 255 - picture(seed=1))
+        assert np.array_equal(slow.result(20), 255 - picture()) and told[-1] == (10, 10)
+        job = client.submit(picture(), 1.0, "stub", seed=28)
+        wait_until(lambda: server.workers_of(28))
+        os.kill(server.workers_of(28)[0], signal.SIGKILL)
+        assert np.array_equal(job.result(20), 255 - picture())
+        assert server.terminate() == 0
