@@ -140,6 +140,22 @@ def test_lost_symbols_count_as_erasures_whatever_their_values(architecture):
     assert torch.isfinite(a).all()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_that_loads_meanwhile_changes_nothing(architecture):
+    """Loading one in half precision changes torch's default type for the whole process for a while."""
+    codec, picture = CODECS[architecture], photograph(64, 96)
+    symbols = codec.encode(picture, 7.0)
+    received = transmit(symbols, 7.0)
+    image = codec.decode(received, symbols.header)
+    for dtype in (torch.bfloat16, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            again = codec.encode(picture, 7.0).values, codec.decode(received, symbols.header)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert np.array_equal(again[0], symbols.values) and torch.equal(again[1], image)
+
+
 def test_a_tenth_of_the_symbols_lost_costs_the_bundled_codec_at_most_a_decibel_and_a_half(lite):
     picture = photograph(512, 512)
     symbols = lite.encode(picture, 7.0, "1/32")

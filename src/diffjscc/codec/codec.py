@@ -117,9 +117,9 @@ class Codec(nn.Module, ABC):
         count = len(batch)
         batch = pad_to_block(batch.to(self.device, torch.float32).clamp(0, 1))
         state = ChannelState(
-            torch.full((count,), self._clamp_snr(snr_db), device=self.device),
+            self._snrs([snr_db] * count),
             torch.full((count,), fading, dtype=torch.complex64, device=self.device),
-            torch.full((count,), self._clamp_snr(snr_db), device=self.device),
+            self._snrs([snr_db] * count),
         )
         channels = torch.full((count,), rate_channels(rate), device=self.device)
         latent = self.analyse(self._network_input(batch), state, channels).float()
@@ -167,9 +167,9 @@ class Codec(nn.Module, ABC):
         values = torch.from_numpy(np.where(lost, 0, values).astype(np.complex64)).to(self.device)
         reliability = torch.from_numpy(np.where(lost, 0, 1 / (1 + noise_var)).astype(np.float32)).to(self.device)
         state = ChannelState(
-            torch.tensor([self._clamp_snr(r.snr_db) for r in receptions], device=self.device),
+            self._snrs([reception.snr_db for reception in receptions]),
             torch.tensor([r.fading for r in receptions], dtype=torch.complex64, device=self.device),
-            torch.tensor([self._clamp_snr(h.tx_snr_db) for h in headers], device=self.device),
+            self._snrs([header.tx_snr_db for header in headers]),
         )
         grid = -(-header.height // BLOCK), -(-header.width // BLOCK)
         latent = symbols_to_latent(values, channels, grid)
@@ -178,9 +178,10 @@ class Codec(nn.Module, ABC):
         images = self.synthesise(latent, reliability, state, count).float().clamp(0, 1)
         return images[..., : header.height, : header.width]
 
-    def _clamp_snr(self, snr_db: float) -> float:
-        low, high = self.snr_range_db
-        return min(max(snr_db, low), high)
+    def _snrs(self, snrs_db: Sequence[float]) -> Tensor:
+        """SNRs, dB, within the range that the networks know: float32 (N,)."""
+        # Not torch's default type, which loading a model elsewhere in the process changes for a while.
+        return torch.tensor(snrs_db, dtype=torch.float32, device=self.device).clamp(*self.snr_range_db)
 
     def _network_input(self, images: Tensor) -> Tensor:
         return images.to(self.dtype, memory_format=torch.channels_last)

@@ -25,7 +25,7 @@ class Condition(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(inputs * (1 + 2 * OCTAVES), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, scalars: Tensor) -> Tensor:
-        phase = scalars[..., None] * 2.0 ** torch.arange(OCTAVES, device=scalars.device)
+        phase = scalars[..., None] * 2.0 ** torch.arange(OCTAVES, dtype=scalars.dtype, device=scalars.device)
         lifted = torch.cat((scalars[..., None], phase.sin(), phase.cos()), dim=-1).flatten(1)
         return self.mlp(lifted.to(self.mlp[0].weight.dtype))
 
@@ -226,8 +226,8 @@ class LiteCodec(Codec):
         return (2 * snr_db.clamp(low, high) - low - high) / (high - low)
 
     def _unit_rate(self, channels: Tensor) -> Tensor:
-        low, high = self.rate_table[0].log2(), self.rate_table[-1].log2()
-        return (2 * channels.log2() - low - high) / (high - low).clamp(min=1)
+        low, high = (self.rate_table[end].float().log2() for end in (0, -1))
+        return (2 * channels.float().log2() - low - high) / (high - low).clamp(min=1)
 
 
 def effective_snr_db(reliability: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
@@ -32,7 +33,7 @@ def make_sampler(scheduler, sampler: str, steps: int):
         raise ValueError(f"steps = {steps}: must be from 1 to {trained}, the timesteps that the model was trained with")
     if flow:
         walker = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
-        walker.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
+        walker.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist())
     elif sampler == "ddpm":
         walker = DDPMScheduler.from_config(scheduler.config, variance_type="fixed_small", clip_sample=False)
         walker.set_timesteps(timesteps=spaced_timesteps(trained, steps)[::-1])
