@@ -4,14 +4,12 @@
 import threading
 import time
 
-from diffjscc.serve.addresses import is_local
-
 from .worker import Worker
 
 #: Where refinement runs.
 WHERE = ("none", "local", "remote")
 
-#: Where a service is looked for.
+#: Where a service is looked for: `serve.addresses.DEFAULT`, which is not imported before a block wants it.
 ADDRESS = "tcp://127.0.0.1:5555"
 
 #: Seconds between looks at whether a service that is behind has caught up.
@@ -112,6 +110,8 @@ class RemoteRefinement:
     """
 
     def __init__(self, address, model, publish, warn, queue_size, on_full, deadline=60.0, server_key="", secret_key=""):
+        from diffjscc.serve.addresses import is_local
+
         if not deadline > 0:
             raise ValueError(f"refinement's deadline = {deadline}: must be above 0 seconds")
         self._connection = {"address": address, "server_key": server_key or None, "secret_key": secret_key or None}

@@ -67,9 +67,11 @@ def latency(arguments):
     refiner, pixels = load_refiner("mini", arguments.device), photograph()
     here = lambda: to_pixels(refiner(to_tensor(pixels), 1.0, generator=torch.Generator().manual_seed(0)))  # noqa: E731
     with mini_server(arguments) as server, RefineClient(server.address) as client:
-        there = lambda: client.refine(pixels, 1.0, encoding="raw")  # noqa: E731
-        within, _, added = taking_turns(here, there, arguments.repeats)
-    yield f"added latency, {WIDTH}×{HEIGHT}, batch 1 ({1000 * within:.0f} ms in-process)", f"{1000 * added:.1f} ms", "≤ 10 ms"
+        for encoding, goal in {"raw": "≤ 10 ms", "png": ""}.items():
+            there = lambda encoding=encoding: client.refine(pixels, 1.0, encoding=encoding)  # noqa: E731
+            within, _, added = taking_turns(here, there, arguments.repeats)
+            what = f"added latency, {WIDTH}×{HEIGHT}, {encoding}, batch 1 ({1000 * within:.0f} ms in-process)"
+            yield what, f"{1000 * added:.1f} ms", goal
 
 
 def load(arguments):

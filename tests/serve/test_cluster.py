@@ -104,7 +104,7 @@ def test_what_nobody_waits_for_is_stopped_in_the_worker(server, client):
     job.cancel()
     start = time.monotonic()
     wait_until(lambda: client.ping().running == 0)
-    assert time.monotonic() - start < 0.9
+    assert time.monotonic() - start < 0.6
 
 
 def test_a_worker_killed_while_busy_is_replaced_and_its_request_answered_by_another(server, client):

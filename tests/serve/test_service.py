@@ -113,7 +113,7 @@ def test_cancelling_stops_the_work_and_the_wait(server, client):
     assert wait([job], 5).done == {job}
     wait_until(lambda: client.ping().running == 0)
     # It would have taken a second.
-    assert time.monotonic() - start < 0.9
+    assert time.monotonic() - start < 0.6
 
 
 def test_work_that_waits_is_cancelled_before_it_starts(server, client):
@@ -131,7 +131,7 @@ def test_every_job_is_over_by_its_deadline_though_the_server_is_slow(client):
     start = time.monotonic()
     with pytest.raises(RefineTimeout, match=r"no picture within 0.3 s"):
         client.refine(picture(), 1.0, "stub", seed=24, deadline=0.3)
-    assert 0.25 < time.monotonic() - start < 0.9
+    assert 0.25 < time.monotonic() - start < 0.6
 
 
 def test_work_whose_deadline_has_passed_is_not_started(server):

@@ -6,6 +6,9 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
+#: Where a server listens, and a client looks for it, unless told otherwise.
+DEFAULT = "tcp://127.0.0.1:5555"
+
 
 def check_port(address: str) -> None:
     """Raises ValueError for a TCP port above 65535, of which libzmq would silently use another."""

@@ -21,7 +21,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from . import keys, pictures
-from .addresses import check_port
+from .addresses import DEFAULT, check_port
 from .mailbox import Mailbox
 from .protocol import (
     ENCODINGS,
@@ -118,7 +118,7 @@ class RefineClient:
 
     def __init__(
         self,
-        address: str = "tcp://127.0.0.1:5555",
+        address: str = DEFAULT,
         server_key: str | os.PathLike | None = None,
         secret_key: str | os.PathLike | None = None,
         max_outstanding: int = 64,

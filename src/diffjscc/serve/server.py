@@ -15,7 +15,7 @@ import zmq
 
 from .. import __version__
 from . import keys
-from .addresses import check_exposure
+from .addresses import DEFAULT, check_exposure
 from .backend import Backend, Batch, Done, Failure, Item, Stepped
 from .batching import Batcher, Work
 from .coding import Decoded, Encoded, Shown, decode_picture, encode_preview, encode_result
@@ -76,7 +76,7 @@ class Server:
     def __init__(
         self,
         backend: Backend,
-        bind: str = "tcp://127.0.0.1:5555",
+        bind: str = DEFAULT,
         *,
         max_queue: int = 64,
         max_batch: int = 8,
@@ -137,10 +137,6 @@ class Server:
     def address(self) -> str:
         """Where clients connect."""
         return self._socket.last_endpoint.rstrip(b"\0").decode()
-
-    @property
-    def status_address(self) -> str | None:
-        return self._page and self._page.address
 
     def load(self) -> tuple[int, int]:
         """(works that wait, works that are computed or encoded)."""
