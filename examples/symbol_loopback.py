@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures → JSCC source → GNU Radio channel model → JSCC sink → pictures: the ideal symbol channel as a flowgraph."""
+"""Images → JSCC source → GNU Radio channel model → JSCC sink → images: the ideal symbol channel as a flowgraph."""
 
 import argparse
 
@@ -13,9 +13,9 @@ class SymbolLoopback(gr.top_block):
     source   a file, a folder or a glob
     rate     channel uses per pixel
     snr_db   SNR of the channel, dB, known to the encoder; the sink estimates it
-    folder   where received pictures are written; "" for none
+    folder   where received images are written; "" for none
     seed     of the channel's noise
-    refine   "none", or "local" to repaint received pictures with the bundled refiner
+    refine   "none", or "local" to repaint received images with the bundled refiner
     """
 
     def __init__(self, source, rate="1/128", snr_db=1.0, folder="received", seed=1, refine="none"):
@@ -30,10 +30,10 @@ class SymbolLoopback(gr.top_block):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="a picture, a folder of pictures, or a quoted pattern")
+    parser.add_argument("source", help="an image, a folder of images, or a quoted pattern")
     parser.add_argument("--rate", default="1/128", help="channel uses per pixel (default: %(default)s)")
     parser.add_argument("--snr", type=float, default=1.0, help="SNR of the channel in dB (default: %(default)s)")
-    parser.add_argument("--out", default="received", help="folder for received pictures (default: %(default)s)")
+    parser.add_argument("--out", default="received", help="folder for received images (default: %(default)s)")
     parser.add_argument("--refine", choices=("none", "local"), default="none", help="repaint what was received")
     arguments = parser.parse_args()
     try:
@@ -42,7 +42,7 @@ def main():
         parser.error(str(error))
     flowgraph.run()
     counters = flowgraph.sink.counters()
-    print(f"{counters['decoded']} of {counters['received']} pictures decoded → {arguments.out}")
+    print(f"{counters['decoded']} of {counters['received']} images decoded → {arguments.out}")
 
 
 if __name__ == "__main__":

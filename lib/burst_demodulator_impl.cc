@@ -124,10 +124,10 @@ void burst_demodulator_impl::send(
         const burst_payload& payload = burst.payload;
         if (!burst.tagged) {
             const uint64_t offset = nitems_written(0) + sent;
-            const auto& picture = burst.header.picture;
+            const auto& image = burst.header.image;
             const std::pair<const char*, pmt::pmt_t> tags[] = {
                 { "packet_len", pmt::from_long(burst.header.length) },
-                { "burst_header", pmt::init_u8vector(picture.size(), picture.data()) },
+                { "burst_header", pmt::init_u8vector(image.size(), image.data()) },
                 { "snr_db", pmt::from_double(payload.snr_db) },
                 { "cfo", pmt::from_double(payload.cfo) },
                 { "clock_offset", pmt::from_double(payload.clock_offset) },

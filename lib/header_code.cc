@@ -113,14 +113,14 @@ std::optional<burst_header> header_code::decode(const std::vector<gr_complex>& e
     if (checksum != crc24(data.data(), body) || data[0] >> 5 != VERSION || length == 0)
         return std::nullopt;
     burst_header header{ length, {} };
-    std::copy_n(data.begin() + 2, PICTURE_BYTES, header.picture.begin());
+    std::copy_n(data.begin() + 2, IMAGE_BYTES, header.image.begin());
     return header;
 }
 
 std::vector<gr_complex> header_code::encode(const burst_header& header) const
 {
     std::array<uint8_t, BYTES> data{ uint8_t(VERSION << 5 | header.length >> 8), uint8_t(header.length) };
-    std::copy(header.picture.begin(), header.picture.end(), data.begin() + 2);
+    std::copy(header.image.begin(), header.image.end(), data.begin() + 2);
     const uint32_t checksum = crc24(data.data(), BYTES - CRC_BYTES);
     for (int i = 0; i < CRC_BYTES; i++)
         data[BYTES - CRC_BYTES + i] = checksum >> (8 * (CRC_BYTES - 1 - i));

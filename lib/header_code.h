@@ -13,11 +13,11 @@
 namespace gr {
 namespace diffjscc {
 
-constexpr int PICTURE_BYTES = 11;
+constexpr int IMAGE_BYTES = 11;
 
 struct burst_header {
     int length; //!< payload symbols, 1 … 8191
-    std::array<uint8_t, PICTURE_BYTES> picture;
+    std::array<uint8_t, IMAGE_BYTES> image;
 };
 
 /*!

@@ -72,9 +72,9 @@ def lite():
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """A folder of three small photographs."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for name in ("astronaut", "chelsea", "coffee"):
         write_image(folder / f"{name}.png", getattr(data, name)()[:160, :224])
     return folder

@@ -35,7 +35,7 @@ def test_the_channel_passes_gradients():
     assert sent.grad.abs().min() > 0
 
 
-def test_a_faded_picture_is_equalised_and_its_noise_variance_told():
+def test_a_faded_image_is_equalised_and_its_noise_variance_told():
     symbols = unit_symbols()
     gain = draw_gain("rayleigh", seed=4)
     reception = transmit(symbols, 7.0, gain, seed=4)

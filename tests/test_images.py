@@ -63,7 +63,7 @@ def test_transparency_is_laid_over_white(tmp_path):
     assert (pixels[32:] == 255).all()
 
 
-def test_a_palette_picture_becomes_rgb(tmp_path):
+def test_a_palette_image_becomes_rgb(tmp_path):
     Image.fromarray(PHOTO).quantize(64).save(tmp_path / "palette.png")
     assert read_image(tmp_path / "palette.png").shape == PHOTO.shape
 
@@ -75,9 +75,9 @@ def test_exif_orientation_is_undone(tmp_path):
     assert read_image(tmp_path / "turned.jpg").shape == (96, 64, 3)
 
 
-def test_a_1x1_picture_is_refused(tmp_path):
+def test_a_1x1_image_is_refused(tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
-    with pytest.raises(ValueError, match="dot.png: picture is 1×1 pixels: both sides must be at least 32"):
+    with pytest.raises(ValueError, match="dot.png: image is 1×1 pixels: both sides must be at least 32"):
         read_image(tmp_path / "dot.png")
 
 
@@ -92,15 +92,15 @@ def test_a_small_file_that_claims_a_gigapixel_is_refused_before_it_is_unpacked(t
         read_image(tmp_path / "bomb.png")
 
 
-def test_text_under_a_picture_name_is_refused(tmp_path):
-    (tmp_path / "notes.png").write_text("not a picture")
-    with pytest.raises(ValueError, match="not a picture that Pillow can read"):
+def test_text_under_an_image_name_is_refused(tmp_path):
+    (tmp_path / "notes.png").write_text("not an image")
+    with pytest.raises(ValueError, match="not an image that Pillow can read"):
         read_image(tmp_path / "notes.png")
     with pytest.raises(ValueError, match="no such file"):
         read_image(tmp_path / "absent.png")
 
 
-def test_a_folder_is_searched_for_pictures_alone(tmp_path):
+def test_a_folder_is_searched_for_images_alone(tmp_path):
     write_image(tmp_path / "b.png", PHOTO)
     write_image(tmp_path / "a.PNG", PHOTO)
     (tmp_path / "readme.txt").write_text("hello")
@@ -111,13 +111,13 @@ def test_a_folder_is_searched_for_pictures_alone(tmp_path):
 
 
 def test_nothing_found_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no pictures in this folder"):
+    with pytest.raises(ValueError, match="no images in this folder"):
         find_images(tmp_path)
     with pytest.raises(ValueError, match="no such file, folder or pattern"):
         find_images(f"{tmp_path}/*.png")
 
 
-def test_no_picture_overwrites_another(tmp_path):
+def test_no_image_overwrites_another(tmp_path):
     for _ in range(3):
         write_image(unused_path(tmp_path, "000007"), PHOTO)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000007-2.png", "000007-3.png", "000007.png"]

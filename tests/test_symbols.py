@@ -12,7 +12,7 @@ from diffjscc.symbols import ImageHeader, Reception, parse_rate, rate_channels
 GOOD = {"image_id": 3, "width": 768, "height": 512, "model": "lite", "rate": "1/128", "tx_snr_db": 1.0}
 
 
-def test_a_kodak_picture_at_1_128_is_3072_symbols():
+def test_a_kodak_image_at_1_128_is_3072_symbols():
     assert ImageHeader(**GOOD).symbol_count == 3072
 
 

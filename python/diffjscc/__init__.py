@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""GNU Radio blocks for diffusion-aided joint source-channel coding of pictures.
+"""GNU Radio blocks for diffusion-aided joint source-channel coding of images.
 
 Each block adapts streams, tags and messages to a call into the package `diffjscc`; importing them does not import torch.
 """

@@ -30,11 +30,11 @@ class burst_tx(gr.basic_block):
     the silence behind it) and ``tx_sob``, the last one ``tx_eob``.
 
     preset         "ofdm64" or "ofdm256": subcarriers in the sample rate
-    burst_symbols  JSCC symbols in a burst, at most 8191; pictures with more are cut into equal fragments. Short bursts lose
+    burst_symbols  JSCC symbols in a burst, at most 8191; images with more are cut into equal fragments. Short bursts lose
                    less when one is lost, long ones have less overhead
     clip_db        peaks are cut at this many dB above the mean power
     gap            silent samples behind a burst
-    guard          silent samples behind a picture's last burst, so that filters and detectors behind can run out
+    guard          silent samples behind an image's last burst, so that filters and detectors behind can run out
     length_tag     name of the input's length tag
 
     A burst that is incomplete, has no valid header or does not fit the air interface is counted, logged and dropped.
@@ -91,7 +91,7 @@ class burst_tx(gr.basic_block):
         if burst.problem is not None or burst.header is None:
             return self._drop(burst.problem)
         if len(burst.values) < burst.header.symbol_count:
-            return self._drop(f"only {len(burst.values)} of the picture's {burst.header.symbol_count} symbols came")
+            return self._drop(f"only {len(burst.values)} of the image's {burst.header.symbol_count} symbols came")
         try:
             parts = list(fragments(Symbols(burst.values, burst.header), self._burst_symbols, self._session))
         except ValueError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pmt
 
-from diffjscc.air.header import Fragment, unpack_picture
+from diffjscc.air.header import Fragment, unpack_image
 from diffjscc.symbols import ImageHeader
 
 from .pdus import BURST_HEADER_TAG, HEADER_TAG, SNR_TAG, header_from_pmt
@@ -18,13 +18,13 @@ _SNR = pmt.symbol_to_string(SNR_TAG)
 
 @dataclass
 class Burst:
-    """The symbols of one picture, or of one fragment off the air, as they came.
+    """The symbols of one image, or of one fragment off the air, as they came.
 
-    header     of the picture, as the burst's tag said; None where it could not be believed, and ``problem`` tells why
+    header     of the image, as the burst's tag said; None where it could not be believed, and ``problem`` tells why
     values     complex64, fewer than the header's where the tail was lost
     noise_var  float32, of the values; None where nobody told
     snr_db     from the SNR tag, None where there was none
-    fragment   which part of the picture it is; None for all of it
+    fragment   which part of the image it is; None for all of it
     """
 
     header: ImageHeader | None
@@ -106,7 +106,7 @@ class BurstAssembler:
                 packed = tags[_BURST_HEADER]
                 if self._find_model is None or not pmt.is_u8vector(packed):
                     raise ValueError("burst header is no u8vector of the air interface")
-                burst.fragment = unpack_picture(bytes(pmt.u8vector_elements(packed)), self._find_model)
+                burst.fragment = unpack_image(bytes(pmt.u8vector_elements(packed)), self._find_model)
                 burst.header, expected = burst.fragment.header, burst.fragment.length
             if length is not None and length > expected:
                 raise ValueError(f"burst of {length} symbols, but its header asks for {expected}")

@@ -11,7 +11,7 @@ from .receiver import Counters, Dropped, Receiver
 
 
 class jscc_decoder(gr.basic_block):
-    """Decodes pictures for those who do their own framing.
+    """Decodes images for those who do their own framing.
 
     Input, message port ``symbols``: {the fields of ImageHeader, snr_db (optional)} · c32vector, unit mean power, gain 1.
     Output, message port ``images``: {image_id, width, height, model, rate, tx_snr_db, snr_db, truncated,
@@ -34,7 +34,7 @@ class jscc_decoder(gr.basic_block):
         self.set_msg_handler(pmt.intern("symbols"), self._decode)
 
     def set_snr_db(self, snr_db):
-        """Changes the SNR, dB, from the next picture on; None estimates it."""
+        """Changes the SNR, dB, from the next image on; None estimates it."""
         self._receiver.set_snr_db(snr_db)
 
     def counters(self):

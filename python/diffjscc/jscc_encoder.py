@@ -9,7 +9,7 @@ from .transmitter import Transmitter
 
 
 class jscc_encoder(gr.basic_block):
-    """Encodes pictures for those who do their own framing.
+    """Encodes images for those who do their own framing.
 
     Input, message port ``images``: {width, height} · u8vector RGB.
     Output, message port ``symbols``: {the fields of ImageHeader} · c32vector, mean |y|² = 1.
@@ -19,7 +19,7 @@ class jscc_encoder(gr.basic_block):
     snr_db       the SNR to encode for, dB
     device       where to encode: cpu, cuda, …
 
-    Encoding runs in the block's own thread, a message at a time. What is not a picture is counted, logged and dropped.
+    Encoding runs in the block's own thread, a message at a time. What is not an image is counted, logged and dropped.
     Raises ValueError for a model, rate or SNR that does not exist.
     """
 
@@ -33,15 +33,15 @@ class jscc_encoder(gr.basic_block):
         self.set_msg_handler(pmt.intern("images"), self._encode)
 
     def set_rate(self, rate):
-        """Changes the rate from the next picture on. Raises ValueError, and keeps the old one, where the model lacks it."""
+        """Changes the rate from the next image on. Raises ValueError, and keeps the old one, where the model lacks it."""
         self._transmitter.set_rate(rate)
 
     def set_snr_db(self, snr_db):
-        """Changes the SNR, dB, from the next picture on. Raises ValueError, and keeps the old one, unless finite."""
+        """Changes the SNR, dB, from the next image on. Raises ValueError, and keeps the old one, unless finite."""
         self._transmitter.set_snr_db(snr_db)
 
     def counters(self):
-        """{"sent": pictures encoded, "skipped": messages that were no picture or could not be encoded}."""
+        """{"sent": images encoded, "skipped": messages that were no image or could not be encoded}."""
         return {"sent": self._sent, "skipped": self._skipped}
 
     def _encode(self, message):
@@ -51,7 +51,7 @@ class jscc_encoder(gr.basic_block):
             symbols = self._transmitter.encode(pixels)
         except Exception as error:
             self._skipped += 1
-            self.logger.warn(f"picture skipped: {error}")
+            self.logger.warn(f"image skipped: {error}")
             return
         self._sent += 1
         self.message_port_pub(self._symbols, symbols_to_pdu(symbols.values, symbols.header.to_dict()))

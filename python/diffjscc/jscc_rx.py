@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Samples in, pictures out."""
+"""Samples in, images out."""
 
 from gnuradio import gr
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Complex symbols in, pictures out."""
+"""Complex symbols in, images out."""
 
 import collections
 import threading
@@ -21,41 +21,41 @@ from .worker import Worker
 #: Seconds that `work` waits for the decoder before it gives the scheduler a turn.
 PATIENCE = 0.1
 
-#: Seconds that a stopping flowgraph waits for pictures that are still being decoded.
+#: Seconds that a stopping flowgraph waits for images that are still being decoded.
 DRAIN_TIMEOUT = 60.0
 
 
 class jscc_sink(gr.sync_block):
-    """Decodes bursts of JSCC symbols, publishes the pictures and writes them to files.
+    """Decodes bursts of JSCC symbols, publishes the images and writes them to files.
 
     Input: complex symbols, unit mean power, gain 1. A burst's first symbol carries the tag ``image_header`` (the fields
-    of ImageHeader), or ``burst_header`` (a fragment of a picture off the air), and a length tag; an optional tag
+    of ImageHeader), or ``burst_header`` (a fragment of an image off the air), and a length tag; an optional tag
     ``snr_db`` tells its SNR. With ``csi`` a second input, float: the noise variance of each symbol, +inf for an erasure.
     Output, message port ``images``: PDU {image_id, width, height, model, rate, tx_snr_db, snr_db, truncated,
-    stage: "initial"} · u8vector RGB, as soon as a picture is decoded; message port ``refined``: the same with
+    stage: "initial"} · u8vector RGB, as soon as an image is decoded; message port ``refined``: the same with
     stage "refined", when it is ready.
 
     model        codec that bursts must name, by name or folder; "" for whichever installed model they name
     snr_db       SNR at the receiver, dB; None: from the tag, else estimated from each burst's power
     folder       where PNG files are written, each whole or not at all (000001.png, 000001_refined.png); "" for none
     on_full      "wait": hold the stream back when the decoder or the refiner is behind (files, simulations); "drop":
-                 throw the oldest waiting burst, or picture, away and count it (live radios)
-    queue_size   bursts that may wait for the decoder, and pictures for the refiner; eight times as many may be on their way
+                 throw the oldest waiting burst, or image, away and count it (live radios)
+    queue_size   bursts that may wait for the decoder, and images for the refiner; eight times as many may be on their way
                  to a service
     length_tag   name of the length tag
     device       where to decode and refine: cpu, cuda, …
-    refine       "none"; "local": refine pictures in this process; "remote": have a refinement service do it
+    refine       "none"; "local": refine images in this process; "remote": have a refinement service do it
     refiner      refiner, by name or folder; of a service, by the name that it has there
     csi          whether there is a second input
-    deadline     seconds without a fragment after which an incomplete picture is decoded from what there is; None to wait
+    deadline     seconds without a fragment after which an incomplete image is decoded from what there is; None to wait
                  for the next one, or the stream's end. With on_full "wait" only seconds count in which no symbol came
     address      of the service
     server_key   file with the service's public key, and secret_key: file with this client's pair; "" for no encryption
-    refine_deadline  seconds after which the service is given up for a picture
+    refine_deadline  seconds after which the service is given up for an image
 
     Decoding and refining run in a thread each. A burst that lost its tail is decoded from the rest; a burst that cannot be
-    decoded is counted, logged and dropped; a picture that cannot be refined stands as it is. A service that is away, slow
-    or starting anew costs refined pictures and nothing else. Raises ValueError for an unknown policy, queue size, SNR,
+    decoded is counted, logged and dropped; an image that cannot be refined stands as it is. A service that is away, slow
+    or starting anew costs refined images and nothing else. Raises ValueError for an unknown policy, queue size, SNR,
     refiner, address or key.
     """
 
@@ -111,7 +111,7 @@ class jscc_sink(gr.sync_block):
         self._receiver.set_snr_db(snr_db)
 
     def counters(self):
-        """{"received", "decoded", "truncated", "stray": symbols outside any burst, "late": fragments of pictures that had
+        """{"received", "decoded", "truncated", "stray": symbols outside any burst, "late": fragments of images that had
         been given up, "dropped": {reason: bursts}}, and with refinement "refined", "unrefined"."""
         refinement = self._refinement.counters() if self._refinement else {}
         return self._counters.snapshot() | {"stray": self._assembler.stray, "late": self._gatherer.late} | refinement
@@ -139,9 +139,9 @@ class jscc_sink(gr.sync_block):
         while self._ended and self._worker.submit(self._ended[0], DRAIN_TIMEOUT):
             self._ended.popleft()
         if not self._worker.stop(DRAIN_TIMEOUT):
-            self.logger.error(f"stopped with pictures still undecoded after {DRAIN_TIMEOUT:.0f} s")
+            self.logger.error(f"stopped with images still undecoded after {DRAIN_TIMEOUT:.0f} s")
         if self._refinement and not self._refinement.stop(DRAIN_TIMEOUT):
-            self.logger.error(f"stopped with pictures still unrefined after {DRAIN_TIMEOUT:.0f} s")
+            self.logger.error(f"stopped with images still unrefined after {DRAIN_TIMEOUT:.0f} s")
         return True
 
     def work(self, input_items, output_items):
@@ -166,7 +166,7 @@ class jscc_sink(gr.sync_block):
         return consumed
 
     def _gather(self, bursts):
-        """Queues whole pictures: bursts as they are, and those that fragments make up."""
+        """Queues whole images: bursts as they are, and those that fragments make up."""
         for burst in bursts:
             if burst.fragment is None:
                 self._ended.append(burst)
@@ -182,8 +182,8 @@ class jscc_sink(gr.sync_block):
         while not self._stopping.wait(PATIENCE):
             with self._gathering:
                 expired = self._gatherer.expire(time.monotonic())
-            for picture in expired:
-                self._worker.submit(picture)
+            for image in expired:
+                self._worker.submit(image)
 
     def _give_up_when_starved(self):
         """Where the stream is held back, its own time is what a deadline is measured in."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures in, complex symbols out."""
+"""Images in, complex symbols out."""
 
 import collections
 import threading
@@ -13,27 +13,27 @@ from diffjscc.images import find_images, read_image
 from .pdus import HEADER_TAG, LENGTH_TAG, header_to_pmt, image_from_pdu
 from .transmitter import Transmitter
 
-#: Seconds that `work` waits for a picture before it gives the scheduler a turn.
+#: Seconds that `work` waits for an image before it gives the scheduler a turn.
 PATIENCE = 0.1
 
-#: Seconds that `work` waits for a picture that is being encoded: an idle source may be ended by the scheduler.
+#: Seconds that `work` waits for an image that is being encoded: an idle source may be ended by the scheduler.
 ENCODING_PATIENCE = 10.0
 
-#: Encoded pictures kept ready ahead of the stream.
+#: Encoded images kept ready ahead of the stream.
 AHEAD = 2
 
-#: Pictures from the message port that may wait.
+#: Images from the message port that may wait.
 MAX_WAITING = 64
 
 
 class jscc_source(gr.sync_block):
-    """Encodes pictures to bursts of complex symbols.
+    """Encodes images to bursts of complex symbols.
 
     Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files.
-    Output: complex symbols, mean |y|² = 1 over each picture, one burst a picture, K = R·W·H for sides that are multiples
+    Output: complex symbols, mean |y|² = 1 over each image, one burst an image, K = R·W·H for sides that are multiples
     of 16. A burst's first symbol carries the tags ``image_header`` (the fields of ImageHeader) and ``packet_len``.
 
-    source       a file, a folder or a glob; "" for pictures from the message port alone
+    source       a file, a folder or a glob; "" for images from the message port alone
     repeat       begin again after the last file; without it the flowgraph ends there
     model        codec, by name or folder
     rate         channel uses per pixel, such as "1/128"
@@ -42,7 +42,7 @@ class jscc_source(gr.sync_block):
     length_tag   name of the length tag
     device       where to encode: cpu, cuda, …
 
-    Reading and encoding run in a thread of their own, two pictures ahead of the stream. A picture that cannot be read or
+    Reading and encoding run in a thread of their own, two images ahead of the stream. An image that cannot be read or
     encoded is counted, logged and passed over; when no file of a pass could be sent, the source ends. Raises ValueError
     for a source, model, rate or SNR that does not exist.
     """
@@ -69,15 +69,15 @@ class jscc_source(gr.sync_block):
         self.set_msg_handler(pmt.intern("images"), self._take_pdu)
 
     def set_rate(self, rate):
-        """Changes the rate from the next picture encoded. Raises ValueError, and keeps the old one, where the model lacks it."""
+        """Changes the rate from the next image encoded. Raises ValueError, and keeps the old one, where the model lacks it."""
         self._transmitter.set_rate(rate)
 
     def set_snr_db(self, snr_db):
-        """Changes the SNR, dB, from the next picture encoded. Raises ValueError, and keeps the old one, unless finite."""
+        """Changes the SNR, dB, from the next image encoded. Raises ValueError, and keeps the old one, unless finite."""
         self._transmitter.set_snr_db(snr_db)
 
     def counters(self):
-        """{"sent": pictures on the stream, "skipped": pictures that could not be read or encoded}."""
+        """{"sent": images on the stream, "skipped": images that could not be read or encoded}."""
         return {"sent": self._sent, "skipped": self._skipped}
 
     def start(self):
@@ -114,11 +114,11 @@ class jscc_source(gr.sync_block):
         return count
 
     def _wait_for_burst(self):
-        """True when a picture is ready or none will come."""
+        """True when an image is ready or none will come."""
         with self._changed:
             if self._changed.wait_for(lambda: self._ready or self._ended, PATIENCE):
                 return True
-            # The scheduler ends a source that produces nothing once those who send it messages have ended. Pictures that
+            # The scheduler ends a source that produces nothing once those who send it messages have ended. Images that
             # they have sent are then still to go.
             coming = self._encoding or self._waiting
             return bool(coming and self._changed.wait_for(lambda: self._ready or self._ended, ENCODING_PATIENCE))
@@ -133,44 +133,44 @@ class jscc_source(gr.sync_block):
                 self._waiting.append(pixels)
                 self._changed.notify_all()
                 return None
-        return self._skip(f"{MAX_WAITING} pictures are waiting already: send them more slowly")
+        return self._skip(f"{MAX_WAITING} images are waiting already: send them more slowly")
 
     def _skip(self, reason):
         self._skipped += 1
-        self.logger.warn(f"picture skipped: {reason}")
+        self.logger.warn(f"image skipped: {reason}")
 
     def _run(self):
-        pictures = self._read_files() if self._files else None
+        images = self._read_files() if self._files else None
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or len(self._ready) < AHEAD)
                 if self._stopping:
                     return
-                self._encoding = bool(self._waiting or pictures)
+                self._encoding = bool(self._waiting or images)
                 pixels = self._waiting.popleft() if self._waiting else None
             symbols = None
             try:
-                if pixels is None and pictures is not None:
-                    pixels = next(pictures)
+                if pixels is None and images is not None:
+                    pixels = next(images)
                 if pixels is not None:
                     symbols = self._transmitter.encode(pixels)
             except StopIteration:
-                pictures = None
+                images = None
             except Exception as error:
                 self._skip(error)
             with self._changed:
                 self._encoding = False
                 if symbols is not None:
                     self._ready.append(symbols)
-                elif pictures is None and not self._waiting:
+                elif images is None and not self._waiting:
                     # Files were sent, so the flowgraph may end; a source of PDUs alone waits for more.
                     self._ended = bool(self._files)
                 self._changed.notify_all()
-                if pictures is None:
+                if images is None:
                     self._changed.wait_for(lambda: self._stopping or self._waiting)
 
     def _read_files(self):
-        """uint8 pictures of the files, over and over with ``repeat``; unreadable ones are skipped."""
+        """uint8 images of the files, over and over with ``repeat``; unreadable ones are skipped."""
         while True:
             sent = 0
             for path in self._files:

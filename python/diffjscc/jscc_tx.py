@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures in, samples out."""
+"""Images in, samples out."""
 
 from gnuradio import blocks, gr
 
@@ -54,7 +54,7 @@ class jscc_tx(gr.hier_block2):
         self._scale.set_k(amplitude)
 
     def counters(self):
-        """{"sent": pictures encoded, "skipped": pictures that could not be, "bursts": sent, "dropped": bursts that could
+        """{"sent": images encoded, "skipped": images that could not be, "bursts": sent, "dropped": bursts that could
         not be sent}."""
         bursts = self._bursts.counters()
         return self._source.counters() | {"bursts": bursts["sent"], "dropped": bursts["dropped"]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures, symbols and headers as PMTs.
+"""Images, symbols and headers as PMTs.
 
 image PDU    metadata (image_id, width, height, …) · u8vector, RGB, row by row
 symbol PDU   metadata (the fields of `ImageHeader`, and snr_db once received) · c32vector
@@ -35,7 +35,7 @@ def header_from_pmt(message):
 
 
 def received_metadata(header, snr_db, truncated):
-    """Metadata of a decoded picture's PDU."""
+    """Metadata of a decoded image's PDU."""
     return header.to_dict() | {"snr_db": snr_db, "truncated": truncated, "stage": "initial"}
 
 

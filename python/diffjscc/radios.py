@@ -31,7 +31,7 @@ ZMQ_MESSAGES = 4
 #: Samples that go to or come from a Pluto at once; it sends whole buffers only.
 PLUTO_BUFFER = 32768
 
-#: Silent samples behind a replayed file, and behind a picture: receivers look ahead.
+#: Silent samples behind a replayed file, and behind an image: receivers look ahead.
 SILENCE = 4096
 
 #: Seconds that samples need to leave buffers behind the flowgraph, in a radio or on their way to a listener.
@@ -92,7 +92,7 @@ class Radio:
 
     @property
     def silence(self):
-        """Samples of silence that push a picture's last burst out of every buffer behind it."""
+        """Samples of silence that push an image's last burst out of every buffer behind it."""
         return PLUTO_BUFFER if self.kind == "pluto" else SILENCE
 
     def amplitude(self, clip_db):

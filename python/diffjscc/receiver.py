@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bursts to pictures, with an account of every one: what jscc_sink and jscc_decoder share."""
+"""Bursts to images, with an account of every one: what jscc_sink and jscc_decoder share."""
 
 import collections
 import math
@@ -58,7 +58,7 @@ class Receiver:
 
     def __init__(self, model, snr_db, device):
         if model:
-            # One that does not exist is refused when the flowgraph is built, not with the first picture.
+            # One that does not exist is refused when the flowgraph is built, not with the first image.
             find_model(model)
         self._model, self._device = str(model), device
         self._codecs = {}
@@ -74,7 +74,7 @@ class Receiver:
             raise Dropped("length", f"burst of {len(values)} symbols, but its header asks for {expected}")
         self._check_share(len(values), expected)
         snr_db = self.snr_db_of(values, snr_db)
-        # A lost tail is an erasure: the picture is decoded from the rest.
+        # A lost tail is an erasure: the image is decoded from the rest.
         noise_var = np.full(expected, np.inf, np.float32)
         noise_var[: len(values)] = 10 ** (-snr_db / 10)
         padded = np.zeros(expected, np.complex64)
@@ -103,7 +103,7 @@ class Receiver:
 
     def _check_share(self, arrived, expected):
         if arrived < MIN_SHARE * expected:
-            raise Dropped("too short", f"only {arrived} of the picture's {expected} symbols arrived")
+            raise Dropped("too short", f"only {arrived} of the image's {expected} symbols arrived")
 
     def snr_db_of(self, values, tagged):
         """The SNR of symbols, dB: as set, as tagged, or estimated."""

@@ -9,18 +9,18 @@ from .refinement import ADDRESS, RemoteRefinement
 
 
 class refine_client(gr.basic_block):
-    """Has pictures refined by a service (`diffjscc serve`), for those who have their own receiver.
+    """Has images refined by a service (`diffjscc serve`), for those who have their own receiver.
 
     Input, message port ``images``: {width, height, snr_db and image_id (both optional)} · u8vector RGB.
     Output, message port ``refined``: the same, refined, with stage "refined", in the order in which they are ready.
 
     address      of the service
     refiner      by the name that the service has it under
-    queue_size   pictures that may be on their way; one more is not refined or, while the service is away, gives the oldest up
-    deadline     seconds after which a picture is given up
+    queue_size   images that may be on their way; one more is not refined or, while the service is away, gives the oldest up
+    deadline     seconds after which an image is given up
     server_key   file with the service's public key, and secret_key: file with this client's pair; "" for no encryption
 
-    The service may be away, slow or starting anew: pictures whose deadline passes are counted, one line is logged an
+    The service may be away, slow or starting anew: images whose deadline passes are counted, one line is logged an
     outage, and refinement resumes by itself. Raises ValueError for an address, a deadline or a key that cannot be.
     """
 
@@ -38,7 +38,7 @@ class refine_client(gr.basic_block):
         )
 
     def counters(self):
-        """{"refined", "unrefined": pictures that were not, "bad": messages that were no picture}."""
+        """{"refined", "unrefined": images that were not, "bad": messages that were no image}."""
         return self._refinement.counters() | {"bad": self._bad}
 
     def start(self):
@@ -56,7 +56,7 @@ class refine_client(gr.basic_block):
             self._refinement.submit(pixels, metadata, 0.0)
         except Exception as error:
             self._bad += 1
-            self.logger.warn(f"picture not refined: {error}")
+            self.logger.warn(f"image not refined: {error}")
 
     def _publish(self, pixels, metadata):
         self.message_port_pub(self._refined, image_to_pdu(pixels, metadata | {"stage": "refined"}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Refining pictures behind a block's back: what jscc_sink does with a picture after it was published."""
+"""Refining images behind a block's back: what jscc_sink does with an image after it was published."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ GRACE = 2.0
 
 
 class Counts:
-    """{"refined", "unrefined": pictures that could not be refined, or were thrown away}, counted from any thread."""
+    """{"refined", "unrefined": images that could not be refined, or were thrown away}, counted from any thread."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -36,22 +36,22 @@ class Counts:
 
 
 class LocalRefinement:
-    """Refines pictures in a thread of its own, in the order they came, each at once when the one before is done.
+    """Refines images in a thread of its own, in the order they came, each at once when the one before is done.
 
-    model      refiner, by name or folder; loaded when the first picture comes
+    model      refiner, by name or folder; loaded when the first image comes
     device     where to compute, as torch writes it
-    publish    called as publish(pixels, metadata) with the refined picture and the initial one's metadata
-    warn       called with one line where a picture could not be refined
-    queue_size pictures that may wait
+    publish    called as publish(pixels, metadata) with the refined image and the initial one's metadata
+    warn       called with one line where an image could not be refined
+    queue_size images that may wait
     on_full    as in `Worker`: "wait" waits for room, "drop" throws the oldest away and counts it
 
-    A picture that cannot be refined is counted and logged; its initial picture has long been published.
+    An image that cannot be refined is counted and logged; its initial image has long been published.
     """
 
     def __init__(self, model, device, publish, warn, queue_size, on_full):
         from diffjscc.hub import find_model
 
-        # A name that nobody knows is refused when the flowgraph is built, not with the first picture.
+        # A name that nobody knows is refused when the flowgraph is built, not with the first image.
         find_model(model, "refiner")
         self._model, self._device = model, device
         self._publish, self._warn = publish, warn
@@ -65,7 +65,7 @@ class LocalRefinement:
         return self._worker.idle
 
     def submit(self, pixels, metadata, timeout):
-        """Queues a picture; one for which there is no room within ``timeout`` seconds is counted and logged."""
+        """Queues an image; one for which there is no room within ``timeout`` seconds is counted and logged."""
         item = (pixels, metadata)
         if not self._worker.submit(item, timeout):
             self._thrown_away(item)
@@ -79,7 +79,7 @@ class LocalRefinement:
         pixels, metadata = item
         if self._refiner is None:
             self._refiner = load_refiner(self._model, self._device)
-        # The same picture is refined the same way again.
+        # The same image is refined the same way again.
         generator = torch.Generator().manual_seed(metadata["image_id"])
         refined = self._refiner(to_tensor(pixels), metadata["snr_db"], generator=generator)
         self.counters.add("refined")
@@ -87,26 +87,26 @@ class LocalRefinement:
 
     def _failed(self, item, error):
         self.counters.add("unrefined")
-        self._warn(f"picture {item[1]['image_id']} not refined: {error}")
+        self._warn(f"image {item[1]['image_id']} not refined: {error}")
 
     def _thrown_away(self, item):
         self.counters.add("unrefined")
-        self._warn(f"picture {item[1]['image_id']} not refined: the refiner is behind and its queue is full")
+        self._warn(f"image {item[1]['image_id']} not refined: the refiner is behind and its queue is full")
 
 
 class RemoteRefinement:
-    """Has pictures refined by a service, any number at once, and never waits for one that is not there.
+    """Has images refined by a service, any number at once, and never waits for one that is not there.
 
     address     of the service, such as tcp://gpu.local:5555
     model       refiner, by the name that the service knows it under
-    publish     called as publish(pixels, metadata) with the refined picture and the initial one's metadata
-    warn        called with one line where pictures are not refined, once until one is again
-    queue_size  pictures that may be on their way
+    publish     called as publish(pixels, metadata) with the refined image and the initial one's metadata
+    warn        called with one line where images are not refined, once until one is again
+    queue_size  images that may be on their way
     on_full     where too many are: "wait" waits for room while the service is there; "drop" does not. See `submit`
-    deadline    seconds after which a picture stays as it is
+    deadline    seconds after which an image stays as it is
     server_key, secret_key   files of CURVE keys, both or neither
 
-    A picture that is not refined is counted; its initial picture has long been published.
+    An image that is not refined is counted; its initial image has long been published.
     """
 
     def __init__(self, address, model, publish, warn, queue_size, on_full, deadline=60.0, server_key="", secret_key=""):
@@ -152,17 +152,17 @@ class RemoteRefinement:
             return self._changed.wait_for(lambda: not self._jobs, timeout)
 
     def submit(self, pixels, metadata, timeout):
-        """Sends a picture; one for which there is no room within ``timeout`` seconds is counted.
+        """Sends an image; one for which there is no room within ``timeout`` seconds is counted.
 
         Where the service is there, what it has is not given up for what is new: behind a slow one nothing would ever be
-        finished. Where it is not, the newest pictures are what it had better find when it is back.
+        finished. Where it is not, the newest images are what it had better find when it is back.
         """
         end = time.monotonic() + timeout
         while self._waits and not self._is_away() and not self._has_room(PATIENCE) and time.monotonic() < end:
             pass
         while not self._has_room(0):
             if self._client.connected:
-                self._fail(metadata, "the service is behind, and too many pictures wait")
+                self._fail(metadata, "the service is behind, and too many images wait")
                 return
             with self._changed:
                 oldest = next(iter(self._jobs), None)
@@ -173,7 +173,7 @@ class RemoteRefinement:
             pixels,
             metadata.get("snr_db"),
             self._model,
-            # The same picture is refined the same way again.
+            # The same image is refined the same way again.
             seed=metadata.get("image_id", 0),
             deadline=self._deadline,
             encoding=self._encoding,
@@ -185,7 +185,7 @@ class RemoteRefinement:
     def _connect(self):
         from diffjscc.serve.client import RefineClient
 
-        # The bound on pictures is kept here; the client must never be the one to refuse.
+        # The bound on images is kept here; the client must never be the one to refuse.
         return RefineClient(**self._connection, max_outstanding=2 * self._size, on_outage=self._warn_once)
 
     def _is_away(self):
@@ -199,7 +199,7 @@ class RemoteRefinement:
         metadata = self._jobs[job]
         try:
             if job.cancelled():
-                self._fail(metadata, "the service is away, and too many pictures wait")
+                self._fail(metadata, "the service is away, and too many images wait")
             elif job.exception() is not None:
                 self._fail(metadata, job.exception())
             else:
@@ -214,10 +214,10 @@ class RemoteRefinement:
 
     def _fail(self, metadata, reason):
         self.counters.add("unrefined")
-        self._warn_once(f"picture {metadata.get('image_id', 0)} not refined: {reason}")
+        self._warn_once(f"image {metadata.get('image_id', 0)} not refined: {reason}")
 
     def _warn_once(self, line):
-        """Warns of the first of the troubles between two refined pictures."""
+        """Warns of the first of the troubles between two refined images."""
         if not self._outage:
-            self._warn(f"{line}; until pictures are refined again, what is not is counted and not logged")
+            self._warn(f"{line}; until images are refined again, what is not is counted and not logged")
         self._outage = True

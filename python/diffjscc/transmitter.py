@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures to symbols: what jscc_source and jscc_encoder share."""
+"""Images to symbols: what jscc_source and jscc_encoder share."""
 
 from diffjscc.hub import find_model, model_rates
 from diffjscc.symbols import parse_rate, parse_snr_db
 
 
 class Transmitter:
-    """Encodes pictures with settings that may change between them; loads the codec at the first picture.
+    """Encodes images with settings that may change between them; loads the codec at the first image.
 
     Raises ValueError at once for a model that does not exist, a rate that it lacks or an SNR that is not finite.
     """
@@ -31,7 +31,7 @@ class Transmitter:
         self.snr_db = parse_snr_db(snr_db)
 
     def encode(self, pixels):
-        """uint8 (H, W, 3) → Symbols; image ids count up from 0. Raises ValueError for a picture too small or too large."""
+        """uint8 (H, W, 3) → Symbols; image ids count up from 0. Raises ValueError for an image too small or too large."""
         from diffjscc.hub import load_codec
         from diffjscc.images import to_tensor
 

@@ -37,7 +37,7 @@ def awgn(symbols: Tensor, snr_db: Tensor, generator: torch.Generator | None = No
 
 
 def draw_gain(channel: str, seed: int) -> complex:
-    """The gain h that one picture meets: 1 on "awgn", h ~ CN(0, 1) on "rayleigh" (slow, flat fading).
+    """The gain h that one image meets: 1 on "awgn", h ~ CN(0, 1) on "rayleigh" (slow, flat fading).
 
     Raises ValueError for another channel.
     """
@@ -49,7 +49,7 @@ def draw_gain(channel: str, seed: int) -> complex:
 
 
 def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0, erasures: float = 0.0) -> Reception:
-    """One picture's symbols through ``gain`` and noise, then equalised by zero forcing: ŷ = (h·y + w) / h.
+    """One image's symbols through ``gain`` and noise, then equalised by zero forcing: ŷ = (h·y + w) / h.
 
     snr_db    P/σ², dB. After the equaliser the noise on every symbol has variance σ²/|h|².
     seed      of noise and erasures

@@ -153,7 +153,7 @@ def load_refiner(
 ) -> DiffJSCCPipeline:
     """A refiner ready to run, with the arguments of `load_codec`; dtype may be torch.float16 too.
 
-    captioner  BLIP-2 that captions pictures for refiners that take text: a folder, or an id on the hub
+    captioner  BLIP-2 that captions images for refiners that take text: a folder, or an id on the hub
 
     Raises ValueError where there is no such model, or its weights do not fit its configuration.
     """

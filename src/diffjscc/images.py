@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures in and out: files, uint8 arrays, and the float tensors that the networks speak.
+"""Images in and out: files, uint8 arrays, and the float tensors that the networks speak.
 
-Inside, a picture is float32 (3, H, W), RGB in [0, 1]. At the edges it is uint8 (H, W, 3).
+Inside, an image is float32 (3, H, W), RGB in [0, 1]. At the edges it is uint8 (H, W, 3).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .symbols import BLOCK, MAX_PIXELS, check_picture_size
+from .symbols import BLOCK, MAX_PIXELS, check_image_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,22 +27,22 @@ _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """The picture in a file as uint8 RGB (H, W, 3), upright as its EXIF orientation says.
+    """The image in a file as uint8 RGB (H, W, 3), upright as its EXIF orientation says.
 
-    Greyscale and palette pictures become RGB, transparency is laid over white, 16-bit greyscale is scaled to 8 bits.
-    Raises ValueError where the file is not a whole picture, or is too small or too large for a codec.
+    Greyscale and palette images become RGB, transparency is laid over white, 16-bit greyscale is scaled to 8 bits.
+    Raises ValueError where the file is not a whole image, or is too small or too large for a codec.
     """
     try:
-        with Image.open(path) as picture:
-            # Before the pixels are touched: a small file can claim an enormous picture.
-            check_picture_size(*picture.size)
-            picture.load()
-            return _as_rgb(ImageOps.exif_transpose(picture))
+        with Image.open(path) as image:
+            # Before the pixels are touched: a small file can claim an enormous image.
+            check_image_size(*image.size)
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise ValueError(
-            f"{path}: not a picture that Pillow can read: give a {', '.join(s[1:].upper() for s in SUFFIXES[:5])} file"
+            f"{path}: not an image that Pillow can read: give a {', '.join(s[1:].upper() for s in SUFFIXES[:5])} file"
         ) from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: larger than {MAX_PIXELS / 1e6:.0f} megapixels: scale it down") from None
@@ -52,16 +52,16 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path}: damaged or cut short ({error})") from None
 
 
-def _as_rgb(picture: Image.Image) -> np.ndarray:
-    if picture.mode in _SIXTEEN_BIT_MODES:
+def _as_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in _SIXTEEN_BIT_MODES:
         # Pillow's own conversion clips at 255 instead of scaling.
-        grey = np.asarray(picture).astype(np.int64).clip(0, 65535)
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         grey = ((grey + 128) // 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(picture.convert("RGB"))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
 
 
 def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
@@ -86,7 +86,7 @@ def _umask() -> int:
 
 
 def unused_path(folder: str | os.PathLike, stem: str, suffix: str = ".png") -> Path:
-    """folder/stem.png, or stem-2.png, stem-3.png, … where that is taken: a picture never overwrites another."""
+    """folder/stem.png, or stem-2.png, stem-3.png, … where that is taken: an image never overwrites another."""
     path, number = Path(folder) / f"{stem}{suffix}", 2
     while path.exists():
         path, number = Path(folder) / f"{stem}-{number}{suffix}", number + 1
@@ -94,16 +94,16 @@ def unused_path(folder: str | os.PathLike, stem: str, suffix: str = ".png") -> P
 
 
 def find_images(source: str | os.PathLike) -> list[Path]:
-    """The picture files that a file name, a folder or a glob stands for, sorted.
+    """The image files that a file name, a folder or a glob stands for, sorted.
 
-    In a folder, files that are not pictures by their suffix are passed over.
+    In a folder, files that are not images by their suffix are passed over.
     Raises ValueError where nothing is found.
     """
     path = Path(source)
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not found:
-            raise ValueError(f"{source}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
+            raise ValueError(f"{source}: no images in this folder (looked for {', '.join(SUFFIXES)})")
         return found
     if path.exists():
         return [path]
@@ -119,7 +119,7 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(
-            f"picture is {getattr(pixels, 'dtype', type(pixels))} {getattr(pixels, 'shape', '')}: expected uint8 (H, W, 3)"
+            f"image is {getattr(pixels, 'dtype', type(pixels))} {getattr(pixels, 'shape', '')}: expected uint8 (H, W, 3)"
         )
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
 

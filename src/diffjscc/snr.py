@@ -12,7 +12,7 @@ ESTIMATE_RANGE_DB = (-15.0, 30.0)
 def estimate_snr_db(values: np.ndarray) -> float:
     """SNR in dB of complex (K,) symbols that were sent with unit mean power and met gain 1 and additive noise.
 
-    A picture's symbols have mean |y|² = 1 exactly, so the mean power received is 1 + σ² but for the noise's own
+    An image's symbols have mean |y|² = 1 exactly, so the mean power received is 1 + σ² but for the noise's own
     spread: σ²_est = mean |r|² − 1, with standard deviation √((2σ² + σ⁴)/K). At K = 3072 that is 0.2 dB at 1 dB SNR and
     0.5 dB at 13 dB. A channel with a gain other than 1 must be equalised first; the estimate is wrong otherwise.
     """

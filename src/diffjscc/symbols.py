@@ -12,7 +12,7 @@ import numpy as np
 #: Pixels on a side of the block that one latent position stands for (downsampling 2⁴).
 BLOCK = 16
 
-#: No picture larger than this is encoded, and no header that claims one is believed.
+#: No image larger than this is encoded, and no header that claims one is believed.
 MAX_PIXELS = 1 << 26
 
 #: The smallest side a codec accepts, in pixels.
@@ -57,13 +57,13 @@ def parse_snr_db(snr_db: float, name: str = "snr_db") -> float:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """All that a receiver needs to decode one picture.
+    """All that a receiver needs to decode one image.
 
-    image_id   number of the picture within a transmission, 0 … 2³²−1
+    image_id   number of the image within a transmission, 0 … 2³²−1
     width      pixels, before padding
     height     pixels, before padding
     model      id of the codec, as `diffjscc models` lists it
-    rate       R = K/(H·W) of the padded picture, channel uses per pixel
+    rate       R = K/(H·W) of the padded image, channel uses per pixel
     tx_snr_db  the SNR that the encoder assumed, dB
 
     Raises ValueError for values that no transmitter of ours would send.
@@ -86,13 +86,13 @@ class ImageHeader:
             object.__setattr__(self, name, int(value))
         if not 0 <= self.image_id < 1 << 32:
             raise ValueError(f"header field image_id = {self.image_id} does not fit 32 bits")
-        check_picture_size(self.width, self.height)
+        check_image_size(self.width, self.height)
         if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"header field model = {self.model!r} is not a model id: see `diffjscc models`")
 
     @property
     def symbol_count(self) -> int:
-        """K, the number of complex symbols of this picture."""
+        """K, the number of complex symbols of this image."""
         return math.ceil(self.width / BLOCK) * math.ceil(self.height / BLOCK) * rate_channels(self.rate) // 2
 
     def to_dict(self) -> dict[str, int | float | str]:
@@ -112,7 +112,7 @@ class ImageHeader:
 
 @dataclass(frozen=True)
 class Symbols:
-    """One encoded picture: values complex64 (K,), mean |y|² = 1, and its header."""
+    """One encoded image: values complex64 (K,), mean |y|² = 1, and its header."""
 
     values: np.ndarray
     header: ImageHeader
@@ -120,7 +120,7 @@ class Symbols:
 
 @dataclass(frozen=True)
 class Reception:
-    """One received picture, before decoding.
+    """One received image, before decoding.
 
     values     complex64 (K,), equalised: sent symbols plus noise
     noise_var  float32 (K,), variance σ² of the noise on each *complex* symbol; +inf marks an erasure
@@ -147,11 +147,11 @@ class Reception:
         return cls(np.asarray(values, np.complex64), noise_var, float(snr_db))
 
 
-def check_picture_size(width: int, height: int) -> None:
+def check_image_size(width: int, height: int) -> None:
     """Raises ValueError unless both sides are at least 32 pixels and the area is at most 2²⁶ pixels."""
     if min(width, height) < MIN_SIDE:
-        raise ValueError(f"picture is {width}×{height} pixels: both sides must be at least {MIN_SIDE}")
+        raise ValueError(f"image is {width}×{height} pixels: both sides must be at least {MIN_SIDE}")
     if width * height > MAX_PIXELS:
         raise ValueError(
-            f"picture is {width}×{height}, {width * height / 1e6:.0f} megapixels: scale it down to {MAX_PIXELS / 1e6:.0f}"
+            f"image is {width}×{height}, {width * height / 1e6:.0f} megapixels: scale it down to {MAX_PIXELS / 1e6:.0f}"
         )

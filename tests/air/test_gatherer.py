@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fragments to pictures."""
+"""Fragments to images."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from diffjscc.symbols import ImageHeader, Symbols
 
 
 def sent(image_id=0, session=0, size=96, burst_symbols=60):
-    """A picture's symbols, and its fragments."""
+    """An image's symbols, and its fragments."""
     header = ImageHeader(image_id, size, size, "lite", "1/32", 1.0)
     symbols = Symbols(gaussian(header.symbol_count, seed=image_id), header)
     return symbols, list(fragments(symbols, burst_symbols, session))
@@ -22,7 +22,7 @@ def push(gatherer, part, noise=0.1, snr_db=10.0, now=0.0):
     return gatherer.push(fragment, values, np.full(len(values), noise, np.float32), snr_db, now)
 
 
-def test_a_picture_is_given_out_with_its_last_fragment_whatever_their_order():
+def test_an_image_is_given_out_with_its_last_fragment_whatever_their_order():
     symbols, parts = sent()
     assert len(parts) == 5
     gatherer = Gatherer()
@@ -35,7 +35,7 @@ def test_a_picture_is_given_out_with_its_last_fragment_whatever_their_order():
     assert gatherer.flush() == []
 
 
-def test_what_is_missing_when_the_next_picture_begins_is_an_erasure():
+def test_what_is_missing_when_the_next_image_begins_is_an_erasure():
     first, parts = sent(0)
     gatherer = Gatherer()
     for index in (0, 1, 4):
@@ -49,7 +49,7 @@ def test_what_is_missing_when_the_next_picture_begins_is_an_erasure():
     assert reception.snr_db == pytest.approx(10 * np.log10((1 + 2 * 10**0.3) / 3))
 
 
-def test_a_deadline_gives_a_picture_out():
+def test_a_deadline_gives_an_image_out():
     gatherer = Gatherer(deadline=1.0)
     push(gatherer, sent()[1][0], now=10.0)
     assert gatherer.expire(10.9) == []
@@ -57,7 +57,7 @@ def test_a_deadline_gives_a_picture_out():
     assert gatherer.expire(99.0) == []
 
 
-def test_fragments_that_come_after_their_picture_are_counted():
+def test_fragments_that_come_after_their_image_are_counted():
     _, parts = sent()
     gatherer = Gatherer(deadline=1.0)
     push(gatherer, parts[0])
@@ -66,7 +66,7 @@ def test_fragments_that_come_after_their_picture_are_counted():
     assert gatherer.flush() == []
 
 
-def test_a_transmitter_that_starts_anew_begins_a_new_picture():
+def test_a_transmitter_that_starts_anew_begins_a_new_image():
     """With another session, or, where that happens to be the same, with a fragment that was there already."""
     for session in (4, 3):
         gatherer = Gatherer()
@@ -77,8 +77,8 @@ def test_a_transmitter_that_starts_anew_begins_a_new_picture():
         assert len(gatherer.flush()) == 1
 
 
-def test_a_picture_id_may_come_again():
-    """Ids wrap after 65536 pictures; a still life sent twice is two pictures."""
+def test_an_image_id_may_come_again():
+    """Ids wrap after 65536 images; a still life sent twice is two images."""
     symbols, parts = sent(burst_symbols=8000)
     gatherer = Gatherer()
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_a_cut_fragment_is_taken_as_far_as_it_goes():
     assert np.isfinite(reception.noise_var).sum() == 100
 
 
-def test_a_thousand_broken_pictures_leave_nothing_behind():
+def test_a_thousand_broken_images_leave_nothing_behind():
     gatherer = Gatherer(deadline=1.0)
     for image_id in range(1000):
         push(gatherer, sent(image_id)[1][image_id % 5])

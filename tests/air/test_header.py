@@ -16,8 +16,8 @@ from diffjscc.air.header import (
     header_bits,
     header_elements,
     model_number,
-    pack_picture,
-    unpack_picture,
+    pack_image,
+    unpack_image,
 )
 from diffjscc.symbols import ImageHeader
 
@@ -41,16 +41,16 @@ def test_a_header_comes_back_as_it_was_sent(image_id, width, height, rate, snr_d
     header = ImageHeader(image_id, width, height, "lite", rate, snr_db)
     count = data.draw(st.integers(-(-header.symbol_count // 8191), min(64, header.symbol_count)))
     sent = Fragment(header, data.draw(st.integers(0, count - 1)), count, session)
-    packed = pack_picture(sent)
+    packed = pack_image(sent)
     assert len(packed) == 11
-    got = unpack_picture(packed, lite_only)
+    got = unpack_image(packed, lite_only)
     assert (got.index, got.count, got.session, got.length) == (sent.index, sent.count, sent.session, sent.length)
     assert got.header.image_id == image_id % 65536
     assert (got.header.width, got.header.height, got.header.rate) == (width, height, Fraction(rate))
     assert abs(got.header.tx_snr_db - snr_db) <= 0.25
 
 
-def test_fragments_share_a_picture_without_gaps():
+def test_fragments_share_an_image_without_gaps():
     header = ImageHeader(0, 768, 512, "lite", "1/32", 1.0)
     parts = [Fragment(header, index, 7) for index in range(7)]
     assert parts[0].begin == 0 and parts[-1].begin + parts[-1].length == header.symbol_count
@@ -82,11 +82,11 @@ def test_random_headers_are_refused_unless_a_transmitter_could_have_sent_them():
         for start in range(0, len(packed), 11):
             one = packed[start : start + 11]
             try:
-                fragment = unpack_picture(one, lite_only)
+                fragment = unpack_image(one, lite_only)
             except ValueError:
                 continue
             accepted += 1
-            assert pack_picture(fragment) == one
+            assert pack_image(fragment) == one
             assert 1 <= fragment.length <= 8191 and fragment.index < fragment.count <= 64
             assert min(fragment.header.width, fragment.header.height) >= 32
     assert accepted > 100

@@ -14,7 +14,7 @@ from diffjscc.air.sequences import mix, qpsk_sequence, scattered_order
 from diffjscc.symbols import ImageHeader, Symbols
 
 
-def picture(rate="1/32", width=768, height=512):
+def image(rate="1/32", width=768, height=512):
     header = ImageHeader(7, width, height, "lite", rate, 1.0)
     return Symbols(gaussian(header.symbol_count, seed=3), header)
 
@@ -76,7 +76,7 @@ def test_overhead_is_what_the_specification_says():
 
 
 def test_fragments_carry_every_symbol_once():
-    symbols = picture()
+    symbols = image()
     parts = list(fragments(symbols, 5000))
     assert [fragment.count for fragment, _ in parts] == [3, 3, 3]
     together = np.empty_like(symbols.values)
@@ -84,9 +84,9 @@ def test_fragments_carry_every_symbol_once():
     assert np.array_equal(together, symbols.values)
 
 
-def test_a_lost_fragment_costs_every_part_of_the_picture_a_little():
+def test_a_lost_fragment_costs_every_part_of_the_image_a_little():
     """Of every 16×16 neighbourhood of blocks, and of every channel, about its share is lost."""
-    header = picture().header
+    header = image().header
     lost = np.zeros(header.symbol_count)
     part = Fragment(header, 1, 4)
     lost[scattered_order(len(lost))[part.begin : part.begin + part.length]] = 1
@@ -95,9 +95,9 @@ def test_a_lost_fragment_costs_every_part_of_the_picture_a_little():
     assert by_place.reshape(-1, 2, 16, 3, 16).mean((0, 2, 4)) == pytest.approx(0.25, abs=0.05)
 
 
-def test_a_picture_too_large_for_64_bursts_is_refused():
+def test_an_image_too_large_for_64_bursts_is_refused():
     with pytest.raises(ValueError, match="at most 64 are allowed"):
-        list(fragments(picture("1/16"), 300))
+        list(fragments(image("1/16"), 300))
 
 
 def test_sequences_are_fixed_for_all_time():
@@ -113,7 +113,7 @@ def test_wrong_parameters_are_refused():
         (lambda: BurstFormat(64, 32), "cp_len = 32"),
         (lambda: find_format("ofdm128"), "is not one of ofdm64, ofdm256"),
         (lambda: Modulator(FORMATS["ofdm64"], 0.0), "clip_db = 0.0"),
-        (lambda: list(fragments(picture(), 9000)), "burst_symbols = 9000"),
+        (lambda: list(fragments(image(), 9000)), "burst_symbols = 9000"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()

@@ -26,7 +26,7 @@ from diffjscc.images import find_images, read_image, to_tensor
 ROOT = Path(__file__).parents[2]
 APPS = {name: ROOT / "apps" / f"diffjscc-{name}" for name in ("tx", "rx")} | {"air": ROOT / "examples/virtual_air.py"}
 
-#: Symbols of one of conftest's pictures at rate 1/32.
+#: Symbols of one of conftest's images at rate 1/32.
 SYMBOLS = 160 * 224 // 32
 
 
@@ -61,7 +61,7 @@ def call(app, *arguments):
 
 
 def quality(folder, originals):
-    """PSNR of the received pictures in their order, dB."""
+    """PSNR of the received images in their order, dB."""
     pairs = zip(find_images(folder), find_images(originals), strict=True)
     return [psnr(to_tensor(read_image(received)), to_tensor(read_image(sent))) for received, sent in pairs]
 
@@ -73,10 +73,10 @@ def samples_of(source):
     return np.array(probe.data())
 
 
-def test_pictures_cross_a_file_and_a_lost_burst_is_told_and_costs_little(pictures, tmp_path):
+def test_images_cross_a_file_and_a_lost_burst_is_told_and_costs_little(images, tmp_path):
     path, fragments = tmp_path / "samples.cf32", 4
     out = finish(
-        start("tx", pictures, "--radio", "file", "--file", path, "--burst-symbols", SYMBOLS // fragments, "--preset", "ofdm64")
+        start("tx", images, "--radio", "file", "--file", path, "--burst-symbols", SYMBOLS // fragments, "--preset", "ofdm64")
     )
     assert out == "sent 3, skipped 0, bursts 12, dropped 0\n"
     samples, burst = np.fromfile(path, np.complex64), find_format("ofdm64").burst_len(SYMBOLS // fragments)
@@ -84,25 +84,25 @@ def test_pictures_cross_a_file_and_a_lost_burst_is_told_and_costs_little(picture
     samples[:burst] = 0
     samples.tofile(path)
     out = finish(start("rx", "--radio", "file", "--file", path, "--out", tmp_path / "out", "--preset", "ofdm64")).splitlines()
-    assert out[0].startswith("picture 0: 224×160, SNR ") and out[0].endswith("CFO +0 Hz, 1 of 4 fragments lost, truncated")
-    assert out[2].startswith("picture 2: 224×160, SNR ") and out[2].endswith("CFO +0 Hz")
+    assert out[0].startswith("image 0: 224×160, SNR ") and out[0].endswith("CFO +0 Hz, 1 of 4 fragments lost, truncated")
+    assert out[2].startswith("image 2: 224×160, SNR ") and out[2].endswith("CFO +0 Hz")
     assert out[3:] == [
         "bursts: detected 11, received 11, rejected 0",
-        "pictures: received 3, decoded 3, truncated 1, stray 0, late 0",
+        "images: received 3, decoded 3, truncated 1, stray 0, late 0",
     ]
-    holed, *whole = quality(tmp_path / "out", pictures)
+    holed, *whole = quality(tmp_path / "out", images)
     assert holed > 20 and min(whole) > 27
 
 
-def test_a_recording_replays_as_it_was_received(pictures, tmp_path, capsys):
+def test_a_recording_replays_as_it_was_received(images, tmp_path, capsys):
     sent, recorded = tmp_path / "sent", tmp_path / "recorded"
-    assert call("tx", pictures, "--radio", "sigmf", "--file", sent, "--frequency", "2.45G", "--rate", "narrow") == 0
+    assert call("tx", images, "--radio", "sigmf", "--file", sent, "--frequency", "2.45G", "--rate", "narrow") == 0
     capsys.readouterr()
     assert call("rx", "--radio", "sigmf", "--file", sent, "--out", tmp_path / "1", "--record", recorded) == 0
     first = capsys.readouterr().out
     assert call("rx", "--radio", "sigmf", "--file", f"{recorded}.sigmf-data", "--out", tmp_path / "2") == 0
     assert first == capsys.readouterr().out
-    assert min(quality(tmp_path / "1", pictures)) > 27
+    assert min(quality(tmp_path / "1", images)) > 27
     assert [p.read_bytes() for p in find_images(tmp_path / "1")] == [p.read_bytes() for p in find_images(tmp_path / "2")]
     recording = sigmf.fromfile(f"{recorded}.sigmf-meta")
     recording.validate()
@@ -111,14 +111,14 @@ def test_a_recording_replays_as_it_was_received(pictures, tmp_path, capsys):
     assert np.array_equal(recording.read_samples()[:-SILENCE], sigmf.fromfile(f"{sent}.sigmf-meta").read_samples())
 
 
-def test_pictures_cross_the_virtual_air_between_two_radios(pictures, tmp_path):
+def test_images_cross_the_virtual_air_between_two_radios(images, tmp_path):
     """Three processes at 10 dB, with a carrier offset, clocks apart and a delay; the transmitter waits for its listener."""
     here, there = (f"ipc://{tmp_path}/{end}" for end in ("here", "there"))
-    transmitter = start("tx", pictures, "--radio", "zmq", "--address", here)
+    transmitter = start("tx", images, "--radio", "zmq", "--address", here)
     impairments = ("--snr", "10", "--offset=-30k", "--ppm", "20", "--delay", "1234")
     air = start("air", "--from", here, "--to", there, *impairments)
     out = tmp_path / "out"
-    receiver = start("rx", "--radio", "zmq", "--address", there, "--out", out, "--pictures", "3", "--seconds", "60")
+    receiver = start("rx", "--radio", "zmq", "--address", there, "--out", out, "--images", "3", "--seconds", "60")
     try:
         lines = finish(receiver).splitlines()
         finish(transmitter)
@@ -128,14 +128,14 @@ def test_pictures_cross_the_virtual_air_between_two_radios(pictures, tmp_path):
         finish(air)
     for index, line in enumerate(lines[:3]):
         name, _, snr, offset = line.split(", ")[0].split(":")[0], *line.split(", ")
-        assert name == f"picture {index}"
+        assert name == f"image {index}"
         assert float(snr.split()[1]) == pytest.approx(10, abs=0.7)
         assert int(offset.split()[1]) == pytest.approx(-30e3, abs=100)
-    assert min(quality(out, pictures)) > 25
+    assert min(quality(out, images)) > 25
 
 
-def test_a_burst_is_tagged_on_its_first_and_last_sample_at_any_amplitude(pictures):
-    source = diffjscc.jscc_tx(str(pictures), rate="1/32", burst_symbols=SYMBOLS // 2, guard=500, amplitude=0.25)
+def test_a_burst_is_tagged_on_its_first_and_last_sample_at_any_amplitude(images):
+    source = diffjscc.jscc_tx(str(images), rate="1/32", burst_symbols=SYMBOLS // 2, guard=500, amplitude=0.25)
     flowgraph, probe = gr.top_block(), blocks.vector_sink_c()
     flowgraph.connect(source, probe)
     flowgraph.run()
@@ -189,9 +189,9 @@ def test_a_recording_is_what_sigmf_asks_for(tmp_path):
 
 @pytest.mark.parametrize("kind", radios.DEVICES)
 @pytest.mark.parametrize("app", ["tx", "rx"])
-def test_a_device_that_is_not_there_is_one_line(app, kind, pictures, capsys):
+def test_a_device_that_is_not_there_is_one_line(app, kind, images, capsys):
     arguments = ["--radio", kind, "--frequency", "2.45G", "--args", {"pluto": "ip:127.0.0.1"}.get(kind, "type=absent")]
-    line = refusal(app, [pictures, *arguments] if app == "tx" else arguments, capsys)
+    line = refusal(app, [images, *arguments] if app == "tx" else arguments, capsys)
     assert f"radio {kind}, device '{arguments[-1]}': " in line and "lists what is connected" in line
 
 
@@ -210,7 +210,7 @@ def refusal(app, arguments, capsys):
     return lines[0]
 
 
-def test_wrong_values_are_one_line(pictures, tmp_path, capsys):
+def test_wrong_values_are_one_line(images, tmp_path, capsys):
     (tmp_path / "empty").touch()
     (tmp_path / "text.sigmf-meta").write_text("no JSON")
     (tmp_path / "list.sigmf-meta").write_text("[]")
@@ -219,15 +219,15 @@ def test_wrong_values_are_one_line(pictures, tmp_path, capsys):
     file = ["--radio", "file", "--file", tmp_path / "x"]
     for app, arguments, message in [
         ("tx", [tmp_path / "absent", *file], "no such file"),
-        ("tx", [pictures, *file, "--picture-rate", "1/3"], "rate 1/3"),
-        ("tx", [pictures, *file, "--burst-symbols", "9000"], "burst_symbols = 9000"),
-        ("tx", [pictures, "--radio", "file", "--file", tmp_path / "no/where"], "no such file"),
-        ("tx", [pictures, *file, "--amplitude", "nan"], "amplitude nan"),
-        ("tx", [pictures, *file, "--gain", "nan"], "gain nan"),
-        ("tx", [pictures, *file, "--snr", "nan"], "not an SNR"),
-        ("tx", [pictures, "--radio", "file"], "needs the name of a file"),
-        ("tx", [pictures, "--radio", "uhd"], "needs a frequency"),
-        ("tx", [pictures, "--radio", "zmq", "--address", "here"], "Invalid argument; give a free one"),
+        ("tx", [images, *file, "--image-rate", "1/3"], "rate 1/3"),
+        ("tx", [images, *file, "--burst-symbols", "9000"], "burst_symbols = 9000"),
+        ("tx", [images, "--radio", "file", "--file", tmp_path / "no/where"], "no such file"),
+        ("tx", [images, *file, "--amplitude", "nan"], "amplitude nan"),
+        ("tx", [images, *file, "--gain", "nan"], "gain nan"),
+        ("tx", [images, *file, "--snr", "nan"], "not an SNR"),
+        ("tx", [images, "--radio", "file"], "needs the name of a file"),
+        ("tx", [images, "--radio", "uhd"], "needs a frequency"),
+        ("tx", [images, "--radio", "zmq", "--address", "here"], "Invalid argument; give a free one"),
         ("rx", ["--radio", "file", "--file", tmp_path / "absent"], "no such file"),
         ("rx", ["--radio", "file", "--file", tmp_path / "empty"], "holds no samples"),
         ("rx", ["--radio", "sigmf", "--file", tmp_path / "absent"], "absent.sigmf-meta: no such file"),

@@ -5,7 +5,7 @@
     air_interface.py --kodak kodak/ --plot docs/images/air_interface.webp
     air_interface.py --only detection false_alarms --full
 
-Every row has its own fixed seeds. GNU Radio's stock OFDM chain meets the same channel in the same run. Rows of pictures want
+Every row has its own fixed seeds. GNU Radio's stock OFDM chain meets the same channel in the same run. Rows of images want
 --kodak; rows of throughput want a machine that does nothing else.
 """
 
@@ -32,7 +32,7 @@ EQUALISATION_SNRS = (0, 3.5, 7, 10.5, 14)
 ESTIMATE_SNRS = (-3, 1, 5, 10, 15, 20)
 STOCK_SNRS = (0, 2, 4, 6, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22)
 
-#: Payloads of a picture at 1/128, and of the bursts that burst_tx makes by default.
+#: Payloads of an image at 1/128, and of the bursts that burst_tx makes by default.
 SHORT, LONG = 3072, 6144
 
 
@@ -55,7 +55,7 @@ class Bench:
 
     def __init__(self, bursts, full, passes, kodak):
         self._bursts, self._full, self._passes, self._kodak = bursts, full, passes, kodak
-        self._pictures = None
+        self._images = None
         self.curves = {"headers": {}, "losses": {}}
 
     def detection(self):
@@ -116,23 +116,23 @@ class Bench:
                 what = f"multipath, {name}, 10 dB, R = {rate}: PSNR below AWGN's"
                 yield Row(what, f"{loss:.2f} dB", "≤ 1.5 dB", loss <= 1.5)
 
-    def pictures(self):
+    def images(self):
         """The whole air interface against the ideal symbol channel."""
         for rate, snr_db in itertools.product(("1/32", "1/128"), (1, 7, 13)):
-            ideal = self._kodak_pictures().ideal(rate, snr_db)
+            ideal = self._kodak_images().ideal(rate, snr_db)
             air = self._air(rate, link.Channel(snr_db))
             loss = np.mean(ideal - air)
             measured = (
-                f"{np.mean(air):.2f} dB, {loss:.2f} dB below {np.mean(ideal):.2f} dB (worst picture {np.max(ideal - air):.2f} dB)"
+                f"{np.mean(air):.2f} dB, {loss:.2f} dB below {np.mean(ideal):.2f} dB (worst image {np.max(ideal - air):.2f} dB)"
             )
-            yield Row(f"pictures, R = {rate}, {snr_db} dB", measured, "≤ 0.4 dB below", loss <= 0.4)
+            yield Row(f"images, R = {rate}, {snr_db} dB", measured, "≤ 0.4 dB below", loss <= 0.4)
 
     def losses(self):
         """Every tenth burst never arrives."""
         for burst_symbols in (LONG, 1229):
-            pictures, channel = self._kodak_pictures(), link.Channel(7)
-            whole, _ = pictures.air("1/32", channel, np.random.default_rng(1), burst_symbols)
-            holed, touched = pictures.air("1/32", channel, np.random.default_rng(1), burst_symbols, lost_every=10)
+            images, channel = self._kodak_images(), link.Channel(7)
+            whole, _ = images.air("1/32", channel, np.random.default_rng(1), burst_symbols)
+            holed, touched = images.air("1/32", channel, np.random.default_rng(1), burst_symbols, lost_every=10)
             loss = whole - holed
             measured = (
                 f"{np.mean(loss):.2f} dB over all, {np.mean(loss[touched]):.2f} dB over the {touched.sum()} that lost some, "
@@ -190,15 +190,15 @@ class Bench:
         rng = np.random.default_rng(1)
         return {c.snr_db: link.measure(preset, length, c, self._bursts, rng, clip_db) for c in channels}
 
-    def _kodak_pictures(self):
-        if self._pictures is None:
-            from air_interface_pictures import Pictures
+    def _kodak_images(self):
+        if self._images is None:
+            from air_interface_images import Images
 
-            self._pictures = Pictures(self._kodak, "ofdm256")
-        return self._pictures
+            self._images = Images(self._kodak, "ofdm256")
+        return self._images
 
     def _air(self, rate, channel, seed=1):
-        return self._kodak_pictures().air(rate, channel, np.random.default_rng(seed))[0]
+        return self._kodak_images().air(rate, channel, np.random.default_rng(seed))[0]
 
 
 ROWS = (
@@ -207,14 +207,14 @@ ROWS = (
     "equalisation",
     "snr_estimate",
     "multipath",
-    "pictures",
+    "images",
     "losses",
     "overhead",
     "throughput",
     "clipping",
     "stock",
 )
-OF_PICTURES = {"multipath", "pictures", "losses"}
+OF_IMAGES = {"multipath", "images", "losses"}
 
 
 def joined(values):
@@ -306,13 +306,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"rows: {joined(ROWS)}")
     parser.add_argument("--bursts", type=int, default=1000, help="bursts, or packets, a point (default: %(default)s)")
-    parser.add_argument("--passes", type=int, default=3, help="fading channels a picture (default: %(default)s)")
+    parser.add_argument("--passes", type=int, default=3, help="fading channels an image (default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="false alarms over ten times as many samples")
-    parser.add_argument("--kodak", type=Path, help="folder of the 24 pictures")
-    parser.add_argument("--plot", type=Path, help="picture to write")
+    parser.add_argument("--kodak", type=Path, help="folder of the 24 images")
+    parser.add_argument("--plot", type=Path, help="image to write")
     arguments = parser.parse_args()
-    if arguments.kodak is None and OF_PICTURES & set(arguments.only):
-        parser.error(f"{joined(sorted(OF_PICTURES & set(arguments.only)))}: give the pictures with --kodak FOLDER")
+    if arguments.kodak is None and OF_IMAGES & set(arguments.only):
+        parser.error(f"{joined(sorted(OF_IMAGES & set(arguments.only)))}: give the images with --kodak FOLDER")
     bench = Bench(arguments.bursts, arguments.full, arguments.passes, arguments.kodak)
     print("| | measured | goal | met |\n|---|---|---|---|")
     for name in arguments.only:

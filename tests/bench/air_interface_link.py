@@ -126,9 +126,9 @@ def delay(samples, by, clock_offset=0.0):
 
 @dataclass(frozen=True)
 class Received:
-    """One burst as burst_rx gives it; picture is the header's 11 bytes."""
+    """One burst as burst_rx gives it; image is the header's 11 bytes."""
 
-    picture: bytes
+    image: bytes
     symbols: np.ndarray
     noise_var: np.ndarray
     snr_db: float
@@ -151,9 +151,9 @@ def receive(samples, preset):
     bursts = []
     for begin, fields in sorted(tags.items()):
         span = slice(begin, begin + pmt.to_long(fields["packet_len"]))
-        picture = bytes(pmt.u8vector_elements(fields["burst_header"]))
+        image = bytes(pmt.u8vector_elements(fields["burst_header"]))
         numbers = (pmt.to_double(fields[name]) for name in ("snr_db", "cfo", "clock_offset"))
-        bursts.append(Received(picture, values[span], variances[span], *numbers))
+        bursts.append(Received(image, values[span], variances[span], *numbers))
     return bursts
 
 
@@ -184,9 +184,9 @@ def measure(preset, length, channel, bursts, rng, clip_db=CLIP_DB):
         sent = {}
         for _ in range(min(BATCH, bursts - begin)):
             sent[rng.bytes(11)] = white_noise(length, 1.0, rng)
-        samples = channel([modulator(payload, picture) for picture, payload in sent.items()], rng)
+        samples = channel([modulator(payload, image) for image, payload in sent.items()], rng)
         for burst in receive(samples, preset):
-            payload = sent.pop(burst.picture, None)
+            payload = sent.pop(burst.image, None)
             if payload is None or len(payload) != len(burst.symbols):
                 wrong += 1
                 continue

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Speed and memory of the codecs on a picture of Kodak's size, 768×512: `make bench`.
+"""Speed and memory of the codecs on an image of Kodak's size, 768×512: `make bench`.
 
 Each codec runs in a process of its own, alone, so that peak memory is its own; rounds alternate between the codecs, so that
 what else the machine does falls on all of them alike. Times are medians.
@@ -68,7 +68,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over the codecs (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=8, help="pictures a round (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=8, help="images a round (default: %(default)s)")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:

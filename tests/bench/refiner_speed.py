@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Speed and memory of the refiner on pictures of Kodak's size, 768×512.
+"""Speed and memory of the refiner on images of Kodak's size, 768×512.
 
     refiner_speed.py                     the bundled refiner on the CPU, in a process of its own
     refiner_speed.py --full-size         the authors' networks, random weights, on a GPU: as they run them (float32, eager)
                                          against bfloat16, channels-last, compiled; images a second at batch 1 and 8
 
-Times are medians over pictures after a warm-up; on a GPU they end when the GPU has.
+Times are medians over images after a warm-up; on a GPU they end when the GPU has.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def bundled(name, threads, repeats):
     initial = photograph()
     taken = seconds(lambda: refiner(initial, 1.0, generator=torch.Generator().manual_seed(0)), repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"| 768×512, {threads} CPU threads | a picture | load | peak memory |\n|---|---|---|---|")
+    print(f"| 768×512, {threads} CPU threads | an image | load | peak memory |\n|---|---|---|---|")
     print(f"| {name}, {str(refiner.unet.dtype).removeprefix('torch.')} | {taken:.2f} s | {loaded:.2f} s | {peak:.0f} MB |")
 
 
@@ -114,7 +114,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini", help="refiner (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=8, help="pictures, or batches (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=8, help="images, or batches (default: %(default)s)")
     parser.add_argument("--full-size", action="store_true", help="time the authors' networks on a GPU")
     arguments = parser.parse_args()
     if arguments.full_size:

@@ -54,7 +54,7 @@ def taking_turns(first, second, repeats):
 
 
 def latency(arguments):
-    """A picture through the service, over the same picture through the pipeline in this process."""
+    """An image through the service, over the same image through the pipeline in this process."""
     import torch
 
     from diffjscc.hub import load_refiner
@@ -96,7 +96,7 @@ def load(arguments):
         ]
         return timed(lambda: ([thread.start() for thread in threads], [thread.join() for thread in threads]))
 
-    for model, options in {"a batch": ("--seconds", 0.005), "a picture": ("--seconds", 0, "--each", 0.005)}.items():
+    for model, options in {"a batch": ("--seconds", 0.005), "an image": ("--seconds", 0, "--each", 0.005)}.items():
         lost.clear()
         with ServerProcess(*options) as server:
             clients = [RefineClient(server.address) for _ in range(CLIENTS)]
@@ -115,7 +115,7 @@ def load(arguments):
 
 
 def batching(arguments):
-    """Pictures asked for at once, and one after the other."""
+    """Images asked for at once, and one after the other."""
     pixels = photograph()
     with mini_server(arguments) as server, RefineClient(server.address) as client:
 

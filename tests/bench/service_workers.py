@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What workers gain on one machine, and what bounds them: a table of pictures a second.
+"""What workers gain on one machine, and what bounds them: a table of images a second.
 
     service_workers.py               the bundled refiner on two CPU cores, then a stub that only waits
     service_workers.py --only stub   one of mini, stub
@@ -35,18 +35,16 @@ def serving(*arguments):
     return lambda: ServerProcess(*arguments, command=command, timeout=300)
 
 
-def rate(address, pictures, first, **request):
-    """Pictures a second, seeds from ``first``, with enough requests that no worker waits for one."""
+def rate(address, images, first, **request):
+    """Images a second, seeds from ``first``, with enough requests that no worker waits for one."""
     pixels = photograph()
     with RefineClient(address) as client, ThreadPoolExecutor(CONCURRENT) as pool:
         start = time.perf_counter()
-        list(
-            pool.map(lambda seed: client.refine(pixels, 1.0, seed=seed, deadline=600.0, **request), range(first, first + pictures))
-        )
-        return pictures / (time.perf_counter() - start)
+        list(pool.map(lambda seed: client.refine(pixels, 1.0, seed=seed, deadline=600.0, **request), range(first, first + images)))
+        return images / (time.perf_counter() - start)
 
 
-def compare(servers, pictures, repeats, **request):
+def compare(servers, images, repeats, **request):
     """Rows of the servers, by name: the median of their rates, and over the first one's."""
     with ExitStack() as stack:
         started = [stack.enter_context(make()) for make in servers.values()]
@@ -56,7 +54,7 @@ def compare(servers, pictures, repeats, **request):
         addresses = [server.address for server in started]
         for address in addresses:
             rate(address, CONCURRENT, 10_000, **request)
-        rounds = [[rate(address, pictures, 1000 * (n + 20), **request) for address in addresses] for n in range(repeats)]
+        rounds = [[rate(address, images, 1000 * (n + 20), **request) for address in addresses] for n in range(repeats)]
     rates = [statistics.median(column) for column in zip(*rounds)]
     for name, measured in zip(servers, rates):
         yield name, f"{measured:.2f}" if measured < 10 else f"{measured:.0f}", f"{measured / rates[0]:.2f}×"
@@ -90,7 +88,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3, help="runs that a median is taken of (default: %(default)s)")
     parser.add_argument("--only", choices=("mini", "stub"), help="measure only this")
     arguments = parser.parse_args()
-    print(f"| {WIDTH}×{HEIGHT}, {CONCURRENT} requests outstanding | pictures a second | ratio |\n|---|---|---|")
+    print(f"| {WIDTH}×{HEIGHT}, {CONCURRENT} requests outstanding | images a second | ratio |\n|---|---|---|")
     for measure in (mini, stub):
         if arguments.only in (None, measure.__name__):
             for row in measure(arguments.repeats):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SoftCast (Jakubczak and Katabi, 2011), the classic analog picture code, on the same ideal symbol channel as `lite`.
+"""SoftCast (Jakubczak and Katabi, 2011), the classic analog image code, on the same ideal symbol channel as `lite`.
 
     python tests/bench/softcast.py kodak/
 
@@ -50,15 +50,15 @@ def softcast(image, rate, snr_db, chunks, random):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", help="a folder of pictures whose sides are multiples of the chunks")
+    parser.add_argument("images", help="a folder of images whose sides are multiples of the chunks")
     parser.add_argument("--chunks", type=int, default=32, help="chunks on a side of each plane (default: %(default)s)")
     arguments = parser.parse_args()
-    pictures = [read_image(path) / 255 for path in find_images(arguments.images)]
+    originals = [read_image(path) / 255 for path in find_images(arguments.images)]
     print("| rate, SNR | PSNR |\n|---|---|")
     for rate, snr_db in tqdm(POINTS, unit="point"):
         random = np.random.default_rng(0)
-        received = (softcast(picture, parse_rate(rate), snr_db, arguments.chunks, random) for picture in pictures)
-        psnr = [-10 * np.log10(np.mean((a - b) ** 2)) for a, b in zip(received, pictures)]
+        received = (softcast(image, parse_rate(rate), snr_db, arguments.chunks, random) for image in originals)
+        psnr = [-10 * np.log10(np.mean((a - b) ** 2)) for a, b in zip(received, originals)]
         print(f"| {rate}, {snr_db:g} dB | {np.mean(psnr):.2f} dB |")
 
 

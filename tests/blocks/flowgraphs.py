@@ -21,7 +21,7 @@ class MessageSink(gr.basic_block):
     def _keep(self, message):
         self.messages.append(message)
 
-    def pictures(self):
+    def images(self):
         """[(pixels, metadata), …]"""
         return [image_from_pdu(message) for message in self.messages]
 

@@ -31,9 +31,9 @@ def bursts(count, preset="ofdm256", length=600, gap=500, cfo=0.0, seed=0):
     modulator = Modulator(find_format(preset))
     parts, sent, begin = [], [], 0
     for index in range(count):
-        payload, picture = gaussian(length, seed=seed + 100 + index), random.bytes(11)
-        samples = np.append(np.zeros(gap, np.complex64), modulator(payload, picture))
-        sent.append((picture, payload, begin + gap))
+        payload, image = gaussian(length, seed=seed + 100 + index), random.bytes(11)
+        samples = np.append(np.zeros(gap, np.complex64), modulator(payload, image))
+        sent.append((image, payload, begin + gap))
         parts.append(samples)
         begin += len(samples)
     samples = np.concatenate([*parts, TAIL])
@@ -239,21 +239,21 @@ def test_wrong_parameters_are_refused():
             make()
 
 
-# Whole pictures.
+# Whole images.
 
 
 @pytest.fixture(scope="module")
 def symbols(lite):
-    """Two pictures' symbols."""
+    """Two images' symbols."""
     return [lite.encode(photograph(256, 384), 7.0, "1/32", image_id=index) for index in range(2)]
 
 
-def transmit(pictures, **options):
-    """Samples, and the tags [(offset, key, value), …], of pictures through burst_tx."""
+def transmit(images, **options):
+    """Samples, and the tags [(offset, key, value), …], of images through burst_tx."""
     values, tags = [], []
-    for picture in pictures:
-        tags += burst_tags(picture, offset=sum(map(len, values)))
-        values.append(picture.values)
+    for image in images:
+        tags += burst_tags(image, offset=sum(map(len, values)))
+        values.append(image.values)
     flowgraph = gr.top_block()
     source = SymbolSource(np.concatenate(values), tags, chunk=333)
     transmitter, sink = diffjscc.burst_tx(**options), blocks.vector_sink_c()
@@ -264,13 +264,13 @@ def transmit(pictures, **options):
 
 
 def decode(samples, **options):
-    """(pictures, counters) of jscc_rx."""
+    """(images, counters) of jscc_rx."""
     flowgraph = gr.top_block()
     receiver, sink = diffjscc.jscc_rx(**options), MessageSink()
     flowgraph.connect(blocks.vector_source_c(samples), receiver)
     flowgraph.msg_connect((receiver, "images"), (sink, "in"))
     flowgraph.run()
-    return sink.pictures(), receiver.counters()
+    return sink.images(), receiver.counters()
 
 
 def test_bursts_are_tagged_for_radios(symbols):
@@ -284,14 +284,14 @@ def test_bursts_are_tagged_for_radios(symbols):
     assert lengths[:4] == [shape.burst_len(768) + 30] * 3 + [shape.burst_len(768) + 500]
 
 
-def test_a_picture_crosses_the_air_as_well_as_an_ideal_channel(lite, symbols):
+def test_an_image_crosses_the_air_as_well_as_an_ideal_channel(lite, symbols):
     from diffjscc.channel import transmit as ideal
 
     samples, _, _ = transmit(symbols)
-    pictures, counters = decode(noisy(samples * np.exp(0.1j * np.arange(len(samples))), 7.0))
+    images, counters = decode(noisy(samples * np.exp(0.1j * np.arange(len(samples))), 7.0))
     assert counters["decoded"] == 2 and counters["truncated"] == 0 and counters["stray"] == 0
     expected = psnr(lite.decode(ideal(symbols[0], 7.0, seed=1), symbols[0].header), photograph(256, 384))
-    for index, (pixels, metadata) in enumerate(pictures):
+    for index, (pixels, metadata) in enumerate(images):
         assert metadata["image_id"] == index and metadata["snr_db"] == pytest.approx(7.0, abs=0.7)
         assert psnr(to_tensor(pixels), photograph(256, 384)) > expected - 0.4
 
@@ -322,14 +322,14 @@ def test_a_live_receiver_decodes_what_came_when_the_rest_does_not(symbols):
     wait_until(lambda: sink.messages)
     flowgraph.stop()
     flowgraph.wait()
-    assert sink.pictures()[0][1]["truncated"]
+    assert sink.images()[0][1]["truncated"]
 
 
-def test_a_header_that_lies_about_the_picture_is_dropped_and_counted(symbols):
+def test_a_header_that_lies_about_the_image_is_dropped_and_counted(symbols):
     good, _, _ = transmit(symbols[:1])
     bad, _ = bursts(3, gap=50)
-    pictures, counters = decode(noisy(np.concatenate((bad[:-4096], good)), 15.0))
-    assert len(pictures) == 1
+    images, counters = decode(noisy(np.concatenate((bad[:-4096], good)), 15.0))
+    assert len(images) == 1
     assert counters["dropped"] == {"header": 3} and counters["bursts"]["received"] == 4
 
 
@@ -341,9 +341,9 @@ def test_bursts_that_cannot_be_sent_are_counted(symbols):
     assert transmitter.counters() == {"sent": 0, "dropped": 1}
 
 
-def test_hierarchical_blocks_carry_files_and_pdus(pictures, tmp_path):
+def test_hierarchical_blocks_carry_files_and_pdus(images, tmp_path):
     flowgraph = gr.top_block()
-    transmitter = diffjscc.jscc_tx(str(pictures), rate="1/32", snr_db=10.0, preset="ofdm64", amplitude=0.2)
+    transmitter = diffjscc.jscc_tx(str(images), rate="1/32", snr_db=10.0, preset="ofdm64", amplitude=0.2)
     channel = channels.channel_model(noise_voltage=0.2 * 10**-0.5, frequency_offset=0.02)
     receiver = diffjscc.jscc_rx("ofdm64", folder=str(tmp_path))
     constellation = blocks.vector_sink_c()
@@ -367,12 +367,12 @@ def test_the_codec_sees_equal_noise_as_it_sees_one_snr(lite: Codec):
     assert np.abs(to_pixels(plain).astype(int) - to_pixels(each)).max() <= 1
 
 
-def test_the_example_shows_and_writes_pictures(tmp_path):
+def test_the_example_shows_and_writes_images(tmp_path):
     root = Path(__file__).parents[2]
     environment = os.environ | {"GRC_BLOCKS_PATH": str(root / "grc"), "HOME": str(tmp_path), "QT_QPA_PLATFORM": "offscreen"}
     example = root / "examples" / "air_interface.grc"
     subprocess.run(["grcc", "-o", tmp_path, example], check=True, capture_output=True, env=environment, timeout=60)
-    command = [sys.executable, tmp_path / "air_interface_flowgraph.py", "--pictures", root / "examples/coffee.jpg"]
+    command = [sys.executable, tmp_path / "air_interface_flowgraph.py", "--images", root / "examples/coffee.jpg"]
     process = subprocess.Popen([*command, "--folder", tmp_path / "out"], env=environment, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: process.poll() is not None or list((tmp_path / "out").glob("*.png")), 60)

@@ -21,7 +21,7 @@ def symbols(lite):
 
 
 def receive(values, tags, chunk=1 << 30, **options):
-    """Runs values and tags through a sink; returns its counters and pictures."""
+    """Runs values and tags through a sink; returns its counters and images."""
     # A Python block that nothing refers to is collected while the flowgraph still runs it.
     source, sink, received = (
         SymbolSource(np.asarray(values, np.complex64), tags, chunk),
@@ -32,7 +32,7 @@ def receive(values, tags, chunk=1 << 30, **options):
     flowgraph.connect(source, sink)
     flowgraph.msg_connect((sink, "images"), (received, "in"))
     flowgraph.run()
-    return sink.counters(), received.pictures()
+    return sink.counters(), received.images()
 
 
 @pytest.mark.parametrize("chunk", [1 << 30, 100, 7])
@@ -41,20 +41,20 @@ def test_bursts_are_found_whatever_the_windows(symbols, chunk):
     values = np.concatenate([silence, symbols.values, silence, symbols.values, symbols.values])
     count = len(symbols.values)
     tags = sum((burst_tags(symbols, at, image_id=i) for i, at in enumerate((50, 100 + count, 100 + 2 * count))), [])
-    counters, pictures = receive(values, tags, chunk)
+    counters, images = receive(values, tags, chunk)
     assert counters == {"received": 3, "decoded": 3, "truncated": 0, "dropped": {}, "stray": 100, "late": 0}
-    assert [metadata["image_id"] for _, metadata in pictures] == [0, 1, 2]
-    assert np.array_equal(pictures[0][0], pictures[2][0])
-    assert psnr(to_tensor(pictures[0][0]), photograph(128, 160)) > 18
+    assert [metadata["image_id"] for _, metadata in images] == [0, 1, 2]
+    assert np.array_equal(images[0][0], images[2][0])
+    assert psnr(to_tensor(images[0][0]), photograph(128, 160)) > 18
 
 
 def test_a_lost_tail_is_decoded_from_the_rest(symbols):
     count = len(symbols.values)
     values = np.concatenate([symbols.values[: count * 3 // 4], symbols.values])
     tags = burst_tags(symbols) + burst_tags(symbols, count * 3 // 4, image_id=1)
-    counters, pictures = receive(values, tags)
+    counters, images = receive(values, tags)
     assert counters["decoded"] == 2 and counters["truncated"] == 1 and counters["dropped"] == {}
-    (cut, cut_metadata), (whole, whole_metadata) = pictures
+    (cut, cut_metadata), (whole, whole_metadata) = images
     assert cut_metadata["truncated"] and not whole_metadata["truncated"]
     original = photograph(128, 160)
     assert 13 < psnr(to_tensor(cut), original) < psnr(to_tensor(whole), original)
@@ -67,9 +67,9 @@ def test_a_burst_cut_by_the_end_of_the_stream_is_written_all_the_same(symbols, t
 
 
 def test_a_length_tag_shorter_than_the_header_means_a_lost_tail(symbols):
-    counters, pictures = receive(symbols.values[:240], burst_tags(symbols, packet_len=240))
+    counters, images = receive(symbols.values[:240], burst_tags(symbols, packet_len=240))
     assert counters["decoded"] == counters["truncated"] == 1
-    assert pictures[0][1]["truncated"]
+    assert images[0][1]["truncated"]
 
 
 @pytest.mark.parametrize(
@@ -89,27 +89,27 @@ def test_a_length_tag_shorter_than_the_header_means_a_lost_tail(symbols):
 def test_a_header_that_lies_costs_its_own_burst_alone(symbols, lie, reason):
     values = np.concatenate([symbols.values, symbols.values])
     tags = burst_tags(symbols, **lie) + burst_tags(symbols, len(symbols.values), image_id=1)
-    counters, pictures = receive(values, tags)
+    counters, images = receive(values, tags)
     assert counters["dropped"] == {reason: 1}
-    assert [metadata["image_id"] for _, metadata in pictures] == [1]
+    assert [metadata["image_id"] for _, metadata in images] == [1]
 
 
 def test_a_header_that_is_no_dictionary_and_a_burst_without_length_are_survived(symbols):
     values = np.concatenate([symbols.values] * 2)
     count = len(symbols.values)
     tags = [(0, "image_header", "nonsense"), burst_tags(symbols, count, image_id=1)[1]]
-    counters, pictures = receive(values, tags)
+    counters, images = receive(values, tags)
     assert counters["dropped"] == {"header": 1}
-    assert [metadata["image_id"] for _, metadata in pictures] == [1]
+    assert [metadata["image_id"] for _, metadata in images] == [1]
 
 
 def test_symbols_that_are_not_finite_count_as_lost(symbols):
     values = symbols.values.copy()
     values[::20] = np.nan
     values[5::20] = np.inf
-    counters, pictures = receive(values, burst_tags(symbols), snr_db=10.0)
+    counters, images = receive(values, burst_tags(symbols), snr_db=10.0)
     assert counters["decoded"] == 1
-    assert psnr(to_tensor(pictures[0][0]), photograph(128, 160)) > 15
+    assert psnr(to_tensor(images[0][0]), photograph(128, 160)) > 15
 
 
 def test_a_model_that_is_not_installed_is_named_in_the_counters(symbols):
@@ -123,8 +123,8 @@ def test_a_model_that_is_not_installed_is_named_in_the_counters(symbols):
 def test_the_snr_is_told_tagged_or_estimated_in_this_order(symbols):
     tag = [(0, "snr_db", 4.0)]
     for options, tags, expected in [({"snr_db": 2.0}, tag, 2.0), ({}, tag, 4.0), ({}, [], 30.0)]:
-        _, pictures = receive(symbols.values, burst_tags(symbols) + tags, **options)
-        assert pictures[0][1]["snr_db"] == pytest.approx(expected, abs=0.5)
+        _, images = receive(symbols.values, burst_tags(symbols) + tags, **options)
+        assert images[0][1]["snr_db"] == pytest.approx(expected, abs=0.5)
 
 
 class SlowSink(diffjscc.jscc_sink):
@@ -144,7 +144,7 @@ def run_slow(symbols, on_full, bursts=12):
     flowgraph.connect(source, sink)
     flowgraph.msg_connect((sink, "images"), (received, "in"))
     flowgraph.run()
-    return sink.counters(), [metadata["image_id"] for _, metadata in received.pictures()]
+    return sink.counters(), [metadata["image_id"] for _, metadata in received.images()]
 
 
 def test_a_slow_decoder_holds_a_file_back_and_loses_nothing(symbols):

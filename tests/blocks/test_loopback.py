@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures across whole flowgraphs."""
+"""Images across whole flowgraphs."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def loopback(source, sink, snr_db=1.0):
-    """A flowgraph source → channel model → sink, and a MessageSink of its pictures."""
+    """A flowgraph source → channel model → sink, and a MessageSink of its images."""
     flowgraph = gr.top_block()
     channel = channels.channel_model(noise_voltage=10 ** (-snr_db / 20), taps=[0, 0, 0, 1], noise_seed=1)
     received = MessageSink()
@@ -29,26 +29,26 @@ def loopback(source, sink, snr_db=1.0):
     return flowgraph, received
 
 
-def test_a_folder_crosses_the_channel_and_every_picture_arrives_in_order(pictures, tmp_path):
-    source = diffjscc.jscc_source(str(pictures), rate="1/32", snr_db=7.0)
+def test_a_folder_crosses_the_channel_and_every_image_arrives_in_order(images, tmp_path):
+    source = diffjscc.jscc_source(str(images), rate="1/32", snr_db=7.0)
     sink = diffjscc.jscc_sink(folder=str(tmp_path))
     flowgraph, received = loopback(source, sink, snr_db=7.0)
     flowgraph.run()
     expected = {"received": 3, "decoded": 3, "truncated": 0, "dropped": {}, "stray": 0, "late": 0}
     assert sink.counters() | {"stray": 0} == expected
     assert source.counters() == {"sent": 3, "skipped": 0}
-    originals = [read_image(path) for path in sorted(pictures.iterdir())]
+    originals = [read_image(path) for path in sorted(images.iterdir())]
     assert len(received.messages) == 3
-    for index, ((pixels, metadata), original) in enumerate(zip(received.pictures(), originals)):
+    for index, ((pixels, metadata), original) in enumerate(zip(received.images(), originals)):
         assert metadata["image_id"] == index and metadata["stage"] == "initial" and metadata["rate"] == "1/32"
         assert metadata["snr_db"] == pytest.approx(7.0, abs=1.5)
         assert psnr(to_tensor(pixels), to_tensor(original)) > 17
         assert np.array_equal(read_image(tmp_path / f"{index:06d}.png"), pixels)
 
 
-def test_the_flowgraph_gives_the_pictures_that_scripts_get(lite, pictures):
-    """Symbols from the block are the codec's own, and a clean channel gives the same picture."""
-    path = sorted(pictures.iterdir())[0]
+def test_the_flowgraph_gives_the_images_that_scripts_get(lite, images):
+    """Symbols from the block are the codec's own, and a clean channel gives the same image."""
+    path = sorted(images.iterdir())[0]
     source = diffjscc.jscc_source(str(path), rate="1/64", snr_db=10.0, guard=0)
     probe = blocks.vector_sink_c()
     flowgraph = gr.top_block()
@@ -63,8 +63,8 @@ def test_the_flowgraph_gives_the_pictures_that_scripts_get(lite, pictures):
     assert tags == {"packet_len": (0, len(sent)), "image_header": (0, symbols.header.to_dict())}
 
 
-def test_rate_and_snr_change_while_running(pictures):
-    source = diffjscc.jscc_source(str(pictures), repeat=True, rate="1/128", snr_db=1.0)
+def test_rate_and_snr_change_while_running(images):
+    source = diffjscc.jscc_source(str(images), repeat=True, rate="1/128", snr_db=1.0)
     sink = diffjscc.jscc_sink(snr_db=20.0)
     flowgraph = gr.top_block()
     received = MessageSink()
@@ -77,15 +77,15 @@ def test_rate_and_snr_change_while_running(pictures):
     for call, wrong in ((source.set_rate, "1/3"), (source.set_rate, "1/256"), (source.set_snr_db, float("nan"))):
         with pytest.raises(ValueError):
             call(wrong)
-    wait_until(lambda: any(metadata["rate"] == "1/64" for _, metadata in received.pictures()))
+    wait_until(lambda: any(metadata["rate"] == "1/64" for _, metadata in received.images()))
     flowgraph.stop()
     flowgraph.wait()
-    changed = [metadata for _, metadata in received.pictures() if metadata["rate"] == "1/64"]
+    changed = [metadata for _, metadata in received.images() if metadata["rate"] == "1/64"]
     assert changed[-1]["tx_snr_db"] == 9.0
     assert sink.counters()["dropped"] == {}
 
 
-def test_pictures_from_the_message_port_are_all_sent_before_the_flowgraph_ends():
+def test_images_from_the_message_port_are_all_sent_before_the_flowgraph_ends():
     pixels = to_pixels(photograph(64, 96))
     source = diffjscc.jscc_source(rate="1/64")
     sink = diffjscc.jscc_sink()
@@ -96,11 +96,11 @@ def test_pictures_from_the_message_port_are_all_sent_before_the_flowgraph_ends()
     source.to_basic_block()._post(pmt.intern("images"), image_to_pdu(pixels[:8, :8], {}))
     source.to_basic_block()._post(pmt.intern("system"), pmt.cons(pmt.intern("done"), pmt.from_long(1)))
     flowgraph.run()
-    assert [metadata["image_id"] for _, metadata in received.pictures()] == [0, 1, 2, 3, 4]
+    assert [metadata["image_id"] for _, metadata in received.images()] == [0, 1, 2, 3, 4]
     assert source.counters() == {"sent": 5, "skipped": 2}
 
 
-def test_pdu_blocks_carry_pictures_through_stock_framing(tmp_path):
+def test_pdu_blocks_carry_images_through_stock_framing(tmp_path):
     """image PDU → jscc_encoder → tagged stream and back → jscc_decoder → image_file_sink."""
     encoder, decoder = diffjscc.jscc_encoder(rate="1/64", snr_db=5.0), diffjscc.jscc_decoder()
     to_stream, to_pdu = pdu.pdu_to_tagged_stream(gr.types.complex_t), pdu.tagged_stream_to_pdu(gr.types.complex_t)
@@ -121,18 +121,18 @@ def test_pdu_blocks_carry_pictures_through_stock_framing(tmp_path):
     assert encoder.counters() == {"sent": 2, "skipped": 1}
     assert decoder.counters() == {"received": 2, "decoded": 2, "truncated": 0, "dropped": {}}
     # Nothing was added on the way: the estimate says so.
-    picture, metadata = received.pictures()[0]
+    image, metadata = received.images()[0]
     assert metadata["snr_db"] > 19
-    assert np.array_equal(read_image(tmp_path / "000000.png"), picture)
-    assert psnr(to_tensor(picture), photograph(128, 160)) > 17
+    assert np.array_equal(read_image(tmp_path / "000000.png"), image)
+    assert psnr(to_tensor(image), photograph(128, 160)) > 17
 
 
-def test_bad_files_among_good_ones_are_skipped(tmp_path, pictures):
-    for index, path in enumerate(sorted(pictures.iterdir())[:2]):
+def test_bad_files_among_good_ones_are_skipped(tmp_path, images):
+    for index, path in enumerate(sorted(images.iterdir())[:2]):
         write_image(tmp_path / f"{index}.png", read_image(path))
     whole = (tmp_path / "0.png").read_bytes()
     (tmp_path / "00_cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "01_text.png").write_text("no picture")
+    (tmp_path / "01_text.png").write_text("no image")
     write_image(tmp_path / "02_dot.png", np.zeros((1, 1, 3), np.uint8))
     (tmp_path / "notes.txt").write_text("passed over")
     source, sink = diffjscc.jscc_source(str(tmp_path)), diffjscc.jscc_sink()
@@ -143,7 +143,7 @@ def test_bad_files_among_good_ones_are_skipped(tmp_path, pictures):
 
 
 def test_a_repeating_source_of_bad_files_alone_ends(tmp_path):
-    (tmp_path / "a.png").write_text("no picture")
+    (tmp_path / "a.png").write_text("no image")
     source, sink = diffjscc.jscc_source(str(tmp_path), repeat=True), diffjscc.jscc_sink()
     flowgraph, received = loopback(source, sink)
     flowgraph.run()
@@ -151,10 +151,10 @@ def test_a_repeating_source_of_bad_files_alone_ends(tmp_path):
     assert received.messages == []
 
 
-def test_a_stopped_flowgraph_leaves_no_thread_and_starts_again(pictures):
+def test_a_stopped_flowgraph_leaves_no_thread_and_starts_again(images):
     import threading
 
-    source, sink = diffjscc.jscc_source(str(pictures), repeat=True), diffjscc.jscc_sink()
+    source, sink = diffjscc.jscc_source(str(images), repeat=True), diffjscc.jscc_sink()
     flowgraph, received = loopback(source, sink)
     for _ in range(2):
         before = len(received.messages)
@@ -165,14 +165,14 @@ def test_a_stopped_flowgraph_leaves_no_thread_and_starts_again(pictures):
         assert not [t for t in threading.enumerate() if t.name in ("jscc_source", "diffjscc-worker")]
 
 
-def test_wrong_parameters_are_refused_at_once(tmp_path, pictures):
+def test_wrong_parameters_are_refused_at_once(tmp_path, images):
     for make, message in [
         (lambda: diffjscc.jscc_source(str(tmp_path / "absent")), "no such file"),
-        (lambda: diffjscc.jscc_source(str(tmp_path)), "no pictures in this folder"),
-        (lambda: diffjscc.jscc_source(str(pictures), rate="1/256"), "rate 1/256 is not one that model 'lite' has"),
-        (lambda: diffjscc.jscc_source(str(pictures), snr_db=float("nan")), "not an SNR"),
-        (lambda: diffjscc.jscc_source(str(pictures), model="absent"), "neither a known name"),
-        (lambda: diffjscc.jscc_source(str(pictures), guard=-1), "guard = -1"),
+        (lambda: diffjscc.jscc_source(str(tmp_path)), "no images in this folder"),
+        (lambda: diffjscc.jscc_source(str(images), rate="1/256"), "rate 1/256 is not one that model 'lite' has"),
+        (lambda: diffjscc.jscc_source(str(images), snr_db=float("nan")), "not an SNR"),
+        (lambda: diffjscc.jscc_source(str(images), model="absent"), "neither a known name"),
+        (lambda: diffjscc.jscc_source(str(images), guard=-1), "guard = -1"),
         (lambda: diffjscc.jscc_sink(on_full="panic"), "'panic' is not one of wait, drop"),
         (lambda: diffjscc.jscc_sink(queue_size=0), "queue size 0"),
         (lambda: diffjscc.jscc_sink(snr_db=float("inf")), "not an SNR"),
@@ -201,7 +201,7 @@ def test_the_examples_run_headless(tmp_path, script):
         subprocess.run(["grcc", "-o", tmp_path, path], check=True, capture_output=True, env=environment, timeout=60)
         command = [
             tmp_path / "symbol_loopback_flowgraph.py",
-            "--pictures",
+            "--images",
             ROOT / "examples/coffee.jpg",
             "--folder",
             tmp_path / "out",

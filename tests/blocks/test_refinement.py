@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""jscc_sink with a refiner: the initial picture at once, the refined one when it is ready."""
+"""jscc_sink with a refiner: the initial image at once, the refined one when it is ready."""
 
 import numpy as np
 import pytest
@@ -18,21 +18,21 @@ def refiner(tmp_path_factory):
     return str(folder)
 
 
-def run(pictures, sink):
-    """A folder through a clean channel: the published (initial pictures, refined pictures)."""
-    source = diffjscc.jscc_source(str(pictures), rate="1/64", snr_db=7.0)
+def run(images, sink):
+    """A folder through a clean channel: the published (initial images, refined images)."""
+    source = diffjscc.jscc_source(str(images), rate="1/64", snr_db=7.0)
     ports = {"images": MessageSink(), "refined": MessageSink()}
     flowgraph = gr.top_block()
     flowgraph.connect(source, sink)
     for port, messages in ports.items():
         flowgraph.msg_connect((sink, port), (messages, "in"))
     flowgraph.run()
-    return ports["images"].pictures(), ports["refined"].pictures()
+    return ports["images"].images(), ports["refined"].images()
 
 
-def test_every_picture_comes_twice_and_both_are_written(pictures, refiner, tmp_path):
+def test_every_image_comes_twice_and_both_are_written(images, refiner, tmp_path):
     sink = diffjscc.jscc_sink(refine="local", refiner=refiner, folder=str(tmp_path), queue_size=1)
-    initial, refined = run(pictures, sink)
+    initial, refined = run(images, sink)
     assert [metadata["image_id"] for _, metadata in initial] == [0, 1, 2]
     assert [metadata["image_id"] for _, metadata in refined] == [0, 1, 2]
     assert {metadata["stage"] for _, metadata in initial} == {"initial"}
@@ -44,13 +44,13 @@ def test_every_picture_comes_twice_and_both_are_written(pictures, refiner, tmp_p
         assert np.array_equal(read_image(tmp_path / f"{metadata['image_id']:06d}_refined.png"), after)
 
 
-def test_the_same_picture_is_refined_the_same_way_again(pictures, refiner):
-    first, second = (run(pictures, diffjscc.jscc_sink(refine="local", refiner=refiner, snr_db=7.0))[1] for _ in range(2))
+def test_the_same_image_is_refined_the_same_way_again(images, refiner):
+    first, second = (run(images, diffjscc.jscc_sink(refine="local", refiner=refiner, snr_db=7.0))[1] for _ in range(2))
     for (a, _), (b, _) in zip(first, second):
         assert np.array_equal(a, b)
 
 
-def test_a_refiner_that_fails_costs_no_initial_picture(pictures, refiner, monkeypatch):
+def test_a_refiner_that_fails_costs_no_initial_image(images, refiner, monkeypatch):
     calls = []
 
     def fail(*args, **kwargs):
@@ -59,26 +59,26 @@ def test_a_refiner_that_fails_costs_no_initial_picture(pictures, refiner, monkey
 
     monkeypatch.setattr("diffjscc.hub.load_refiner", fail)
     sink = diffjscc.jscc_sink(refine="local", refiner=refiner)
-    initial, refined = run(pictures, sink)
+    initial, refined = run(images, sink)
     assert len(initial) == 3 and refined == []
     assert sink.counters()["unrefined"] == 3 and len(calls) == 3
 
 
-def test_a_picture_for_which_there_is_no_room_in_time_is_counted(refiner):
+def test_an_image_for_which_there_is_no_room_in_time_is_counted(refiner):
     from gnuradio.diffjscc.refinement import LocalRefinement
 
     warned = []
     refinement = LocalRefinement(refiner, "cpu", None, warned.append, queue_size=1, on_full="wait")
-    # Its thread was never started, so that the first picture stays in the queue.
+    # Its thread was never started, so that the first image stays in the queue.
     for image_id in range(2):
         refinement.submit(np.zeros((32, 32, 3), np.uint8), {"image_id": image_id}, timeout=0.01)
     assert refinement.counters() == {"refined": 0, "unrefined": 1}
-    assert len(warned) == 1 and "picture 1 not refined" in warned[0]
+    assert len(warned) == 1 and "image 1 not refined" in warned[0]
 
 
-def test_without_refinement_nothing_is_refined(pictures):
+def test_without_refinement_nothing_is_refined(images):
     sink = diffjscc.jscc_sink()
-    initial, refined = run(pictures, sink)
+    initial, refined = run(images, sink)
     assert len(initial) == 3 and refined == []
     assert "refined" not in sink.counters()
 

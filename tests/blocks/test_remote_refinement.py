@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures refined by a service: whatever becomes of it, samples flow and initial pictures stand."""
+"""Images refined by a service: whatever becomes of it, samples flow and initial images stand."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from blocks.flowgraphs import MessageSink, wait_until
 from gnuradio import blocks, diffjscc, gr
 from gnuradio.diffjscc.pdus import image_to_pdu
 from gnuradio.diffjscc.refinement import ADDRESS
-from serve.processes import ServerProcess, picture
+from serve.processes import ServerProcess, image
 
 from diffjscc.cli import main
 from diffjscc.images import read_image
@@ -23,12 +23,12 @@ from diffjscc.serve import addresses, keys
 #: Where nobody listens.
 NOWHERE = "tcp://127.0.0.1:9"
 
-#: Symbols/s of a live link: ten of conftest's pictures a second.
+#: Symbols/s of a live link: ten of conftest's images a second.
 RATE = 10 * 160 * 224 / 128
 
 
 def service(*arguments):
-    """A server whose model inverts pictures, whatever their seeds."""
+    """A server whose model inverts images, whatever their seeds."""
     return ServerProcess("--any-seed", *arguments)
 
 
@@ -42,15 +42,15 @@ def warnings(monkeypatch):
 
 
 class Link:
-    """A folder of pictures sent again and again, a jscc_sink at the end of it, and what comes out, in ``folder`` too.
+    """A folder of images sent again and again, a jscc_sink at the end of it, and what comes out, in ``folder`` too.
 
     rate   symbols/s; none: as fast as the sink takes them
     """
 
-    def __init__(self, pictures, folder, rate=None, repeat=True, **options):
+    def __init__(self, images, folder, rate=None, repeat=True, **options):
         self.folder = folder
         options = {"refine": "remote", "refiner": "stub", "snr_db": 7.0, "folder": str(folder)} | options
-        self.source = diffjscc.jscc_source(str(pictures), rate="1/128", snr_db=7.0, repeat=repeat)
+        self.source = diffjscc.jscc_source(str(images), rate="1/128", snr_db=7.0, repeat=repeat)
         self.sink = diffjscc.jscc_sink(**options)
         self.initial, self.refined = MessageSink(), MessageSink()
         self.flowgraph = gr.top_block()
@@ -74,7 +74,7 @@ class Link:
 
 
 def assert_none_lost(link):
-    """Every picture that came was decoded or counted; each that was decoded was written, and came back refined or was counted."""
+    """Every image that came was decoded or counted; each that was decoded was written, and came back refined or was counted."""
     counters = link.sink.counters()
     assert counters["received"] == counters["decoded"] + sum(counters["dropped"].values())
     # Files, because what is decoded when a flowgraph is stopped is published to blocks that have stopped already.
@@ -83,40 +83,40 @@ def assert_none_lost(link):
     assert counters["refined"] + counters["unrefined"] == counters["decoded"]
 
 
-def test_pictures_come_twice_and_the_refined_ones_from_the_service(pictures, tmp_path):
+def test_images_come_twice_and_the_refined_ones_from_the_service(images, tmp_path):
     with service() as server:
-        link = Link(pictures, tmp_path, repeat=False, address=server.address)
+        link = Link(images, tmp_path, repeat=False, address=server.address)
         link.flowgraph.run()
     assert len(link.initial.messages) == len(link.refined.messages) == 3
-    initial = {metadata["image_id"]: pixels for pixels, metadata in link.initial.pictures()}
-    for pixels, metadata in link.refined.pictures():
+    initial = {metadata["image_id"]: pixels for pixels, metadata in link.initial.images()}
+    for pixels, metadata in link.refined.images():
         assert metadata["stage"] == "refined" and metadata["snr_db"] == 7.0
         assert np.array_equal(pixels, 255 - initial[metadata["image_id"]])
         assert np.array_equal(read_image(tmp_path / f"{metadata['image_id']:06d}_refined.png"), pixels)
     assert link.sink.counters()["refined"] == 3 and link.sink.counters()["unrefined"] == 0
 
 
-def test_the_initial_picture_does_not_wait_for_the_refined_one(pictures, tmp_path):
-    with service("--seconds", "1.5") as server, Link(pictures, tmp_path, rate=RATE, address=server.address) as link:
+def test_the_initial_image_does_not_wait_for_the_refined_one(images, tmp_path):
+    with service("--seconds", "1.5") as server, Link(images, tmp_path, rate=RATE, address=server.address) as link:
         wait_until(lambda: len(link.initial.messages) == 3)
         assert not link.refined.messages
         wait_until(lambda: link.refined.messages)
 
 
-def test_keys_open_the_service_to_a_sink(pictures, tmp_path):
+def test_keys_open_the_service_to_a_sink(images, tmp_path):
     for folder, name in (("server", "server"), ("clients", "radio")):
         keys.generate(tmp_path / folder, name)
     (tmp_path / "clients/radio.key_secret").rename(tmp_path / "radio.key_secret")
     with service("--keys", tmp_path / "server", "--clients", tmp_path / "clients") as server:
         ours = {"server_key": str(tmp_path / "server/server.key"), "secret_key": str(tmp_path / "radio.key_secret")}
-        link = Link(pictures, tmp_path / "received", repeat=False, address=server.address, **ours)
+        link = Link(images, tmp_path / "received", repeat=False, address=server.address, **ours)
         link.flowgraph.run()
     assert len(link.refined.messages) == 3
 
 
 @pytest.mark.parametrize("on_full", ["wait", "drop"])
-def test_a_service_that_is_not_there_costs_no_initial_picture_and_one_line(pictures, tmp_path, warnings, on_full):
-    link = Link(pictures, tmp_path, repeat=False, address=NOWHERE, on_full=on_full)
+def test_a_service_that_is_not_there_costs_no_initial_image_and_one_line(images, tmp_path, warnings, on_full):
+    link = Link(images, tmp_path, repeat=False, address=NOWHERE, on_full=on_full)
     start = time.monotonic()
     link.flowgraph.run()
     # Its deadline is a minute; a flowgraph does not wait that long for what is not there.
@@ -126,10 +126,10 @@ def test_a_service_that_is_not_there_costs_no_initial_picture_and_one_line(pictu
     assert len(warnings) == 1 and "cannot be reached" in warnings[0]
 
 
-def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(pictures, tmp_path, warnings):
-    """kill -9 while it is busy, thirty pictures without it, and a new one at the same address."""
+def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(images, tmp_path, warnings):
+    """kill -9 while it is busy, thirty images without it, and a new one at the same address."""
     server = service("--seconds", "0.3", "--max-batch", "1")
-    with Link(pictures, tmp_path, rate=RATE, address=server.address, refine_deadline=2.0, on_full="drop") as link:
+    with Link(images, tmp_path, rate=RATE, address=server.address, refine_deadline=2.0, on_full="drop") as link:
         wait_until(lambda: len(link.refined.messages) >= 2)
         server.kill()
         lost_at = len(link.initial.messages)
@@ -145,9 +145,9 @@ def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(pictures, tmp_p
     assert_none_lost(link)
 
 
-def test_samples_flow_while_the_service_hangs(pictures, tmp_path, warnings):
+def test_samples_flow_while_the_service_hangs(images, tmp_path, warnings):
     """SIGSTOP: its connection stands, and nothing comes."""
-    with service() as server, Link(pictures, tmp_path, rate=RATE, address=server.address, on_full="drop", queue_size=1) as link:
+    with service() as server, Link(images, tmp_path, rate=RATE, address=server.address, on_full="drop", queue_size=1) as link:
         wait_until(lambda: len(link.refined.messages) >= 5)
         server.process.send_signal(19)
         try:
@@ -162,13 +162,13 @@ def test_samples_flow_while_the_service_hangs(pictures, tmp_path, warnings):
     assert_none_lost(link)
 
 
-def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(pictures, tmp_path, warnings):
+def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(images, tmp_path, warnings):
     options = {"on_full": "drop", "queue_size": 1}
     with service("--seconds", "0.5", "--max-batch", "1") as server:
-        with Link(pictures, tmp_path, rate=RATE, address=server.address, **options) as link:
+        with Link(images, tmp_path, rate=RATE, address=server.address, **options) as link:
             wait_until(lambda: len(link.refined.messages) >= 4)
         assert link.sink.counters()["unrefined"] > 4
-        assert any("too many pictures wait" in line for line in warnings)
+        assert any("too many images wait" in line for line in warnings)
         assert_none_lost(link)
 
 
@@ -194,7 +194,7 @@ def test_the_example_has_the_bundled_refiner_elsewhere(tmp_path):
     subprocess.run(["grcc", "-o", tmp_path, example], check=True, capture_output=True, env=environment, timeout=60)
     serve = (sys.executable, "-m", "diffjscc.cli", "serve", "--bind", "tcp://127.0.0.1:*", "--status", "127.0.0.1:0")
     with ServerProcess(command=serve, timeout=120) as server:
-        options = {"pictures": root / "examples/coffee.jpg", "folder": tmp_path / "out", "address": server.address}
+        options = {"images": root / "examples/coffee.jpg", "folder": tmp_path / "out", "address": server.address}
         command = [sys.executable, tmp_path / "remote_refine_flowgraph.py"]
         command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
@@ -223,20 +223,20 @@ class TestRefineClient:
     @staticmethod
     def give(block, image_id):
         metadata = {"image_id": image_id, "snr_db": 1.0}
-        block.to_basic_block()._post(pmt.intern("images"), image_to_pdu(picture(seed=image_id), metadata))
+        block.to_basic_block()._post(pmt.intern("images"), image_to_pdu(image(seed=image_id), metadata))
 
-    def test_pictures_are_refined_and_rubbish_is_counted(self, warnings):
+    def test_images_are_refined_and_rubbish_is_counted(self, warnings):
         with service() as server:
             flowgraph, block, out = self.flowgraph(address=server.address)
             flowgraph.start()
-            block.to_basic_block()._post(pmt.intern("images"), pmt.intern("no picture"))
+            block.to_basic_block()._post(pmt.intern("images"), pmt.intern("no image"))
             for image_id in range(5):
                 self.give(block, image_id)
             wait_until(lambda: len(out.messages) == 5)
             flowgraph.stop()
             flowgraph.wait()
-        for pixels, metadata in out.pictures():
-            assert np.array_equal(pixels, 255 - picture(seed=metadata["image_id"]))
+        for pixels, metadata in out.images():
+            assert np.array_equal(pixels, 255 - image(seed=metadata["image_id"]))
             assert metadata["stage"] == "refined" and metadata["snr_db"] == 1.0
         assert block.counters() == {"refined": 5, "unrefined": 0, "bad": 1}
 

@@ -39,8 +39,8 @@ except SystemExit:
     assert time.perf_counter() - start < 1.0
 
 
-def test_simulate_writes_what_was_received_and_reports_it(tmp_path, pictures, capsys):
-    arguments = ["simulate", str(pictures), "--rate", "1/32", "--snr", "7", "--out", str(tmp_path), "--json"]
+def test_simulate_writes_what_was_received_and_reports_it(tmp_path, images, capsys):
+    arguments = ["simulate", str(images), "--rate", "1/32", "--snr", "7", "--out", str(tmp_path), "--json"]
     assert main(arguments) == 0
     results = json.loads(capsys.readouterr().out)
     assert [r["symbols"] for r in results] == [160 * 224 // 32] * 3
@@ -55,16 +55,16 @@ def test_simulate_writes_what_was_received_and_reports_it(tmp_path, pictures, ca
     assert json.loads(capsys.readouterr().out) == results
 
 
-def test_simulate_prints_a_line_a_picture(tmp_path, pictures, capsys):
-    assert main(["simulate", str(pictures / "coffee.png"), "--channel", "rayleigh", "--out", str(tmp_path)]) == 0
+def test_simulate_prints_a_line_an_image(tmp_path, images, capsys):
+    assert main(["simulate", str(images / "coffee.png"), "--channel", "rayleigh", "--out", str(tmp_path)]) == 0
     assert "coffee.png: 280 symbols, PSNR" in capsys.readouterr().out
 
 
-def test_a_bad_picture_among_good_ones_costs_only_itself(tmp_path, pictures, capsys):
+def test_a_bad_image_among_good_ones_costs_only_itself(tmp_path, images, capsys):
     (tmp_path / "bad.png").write_bytes(b"nonsense")
-    assert main(["simulate", str(tmp_path / "bad.png"), str(pictures / "coffee.png"), "--out", str(tmp_path / "out")]) == 2
+    assert main(["simulate", str(tmp_path / "bad.png"), str(images / "coffee.png"), "--out", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
-    assert "bad.png: not a picture" in captured.err
+    assert "bad.png: not an image" in captured.err
     assert "coffee.png: 280 symbols" in captured.out
 
 
@@ -95,10 +95,10 @@ def test_models_lists_the_bundled_codec(capsys):
     assert "lite" in [entry["name"] for entry in json.loads(capsys.readouterr().out)]
 
 
-def test_evaluate_prints_a_table_that_rises_with_rate_and_snr(pictures, capsys):
-    assert main(["evaluate", str(pictures), "--rates", "1/128", "1/16", "--snrs", "1", "13", "--json"]) == 0
+def test_evaluate_prints_a_table_that_rises_with_rate_and_snr(images, capsys):
+    assert main(["evaluate", str(images), "--rates", "1/128", "1/16", "--snrs", "1", "13", "--json"]) == 0
     points = {(p["rate"], p["snr_db"]): p["psnr_db"] for p in json.loads(capsys.readouterr().out)}
     assert points["1/16", 13.0] > points["1/16", 1.0] > points["1/128", 1.0]
     assert points["1/16", 13.0] > points["1/128", 13.0] > points["1/128", 1.0]
-    assert main(["evaluate", str(pictures / "coffee.png"), "--rates", "1/64", "--snrs", "4"]) == 0
+    assert main(["evaluate", str(images / "coffee.png"), "--rates", "1/64", "--snrs", "4"]) == 0
     assert capsys.readouterr().out.startswith("| rate | 4 dB |\n|---|---|\n| 1/64 | ")

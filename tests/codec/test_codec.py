@@ -49,11 +49,11 @@ def test_the_bundled_codec_keeps_the_same_promises(lite, height, width, snr_db, 
 
 
 @pytest.mark.parametrize(
-    "picture", [torch.zeros(3, 48, 64), torch.ones(3, 48, 64), torch.full((3, 48, 64), 0.5), torch.rand(3, 48, 64)]
+    "image", [torch.zeros(3, 48, 64), torch.ones(3, 48, 64), torch.full((3, 48, 64), 0.5), torch.rand(3, 48, 64)]
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_flat_and_random_pictures_give_finite_symbols_of_unit_power(architecture, picture):
-    symbols = CODECS[architecture].encode(picture, 1.0)
+def test_flat_and_random_images_give_finite_symbols_of_unit_power(architecture, image):
+    symbols = CODECS[architecture].encode(image, 1.0)
     assert np.isfinite(symbols.values).all()
     assert mean_power(symbols) == pytest.approx(1, abs=1e-5)
 
@@ -79,7 +79,7 @@ def test_symbols_and_latent_are_inverse():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_equal_seeds_and_zero_noise_give_equal_pictures(architecture):
+def test_equal_seeds_and_zero_noise_give_equal_images(architecture):
     codec = CODECS[architecture]
     symbols = codec.encode(photograph(64, 96), 7.0)
     again = codec.encode(photograph(64, 96), 7.0)
@@ -92,7 +92,7 @@ def test_equal_seeds_and_zero_noise_give_equal_pictures(architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_batch_gives_what_its_pictures_give_alone(architecture):
+def test_a_batch_gives_what_its_images_give_alone(architecture):
     codec = CODECS[architecture]
     batch = torch.stack([photograph(64, 80), photograph(64, 80).flip(2)])
     together = codec.encode(batch, 4.0, image_id=7)
@@ -106,7 +106,7 @@ def test_a_batch_gives_what_its_pictures_give_alone(architecture):
         torch.testing.assert_close(image, codec.decode(reception, symbols.header), atol=1e-4, rtol=0)
 
 
-def test_pictures_of_different_sizes_and_rates_decode_in_one_call(lite):
+def test_images_of_different_sizes_and_rates_decode_in_one_call(lite):
     symbols = [lite.encode(photograph(64, 80), 4.0, "1/64"), lite.encode(photograph(48, 48), 4.0, "1/16", image_id=1)]
     images = lite.decode([transmit(s, 4.0) for s in symbols], [s.header for s in symbols])
     assert [tuple(image.shape) for image in images] == [(3, 64, 80), (3, 48, 48)]
@@ -143,39 +143,39 @@ def test_lost_symbols_count_as_erasures_whatever_their_values(architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_model_that_loads_meanwhile_changes_nothing(architecture):
     """Loading one in half precision changes torch's default type for the whole process for a while."""
-    codec, picture = CODECS[architecture], photograph(64, 96)
-    symbols = codec.encode(picture, 7.0)
+    codec, image = CODECS[architecture], photograph(64, 96)
+    symbols = codec.encode(image, 7.0)
     received = transmit(symbols, 7.0)
-    image = codec.decode(received, symbols.header)
+    decoded = codec.decode(received, symbols.header)
     for dtype in (torch.bfloat16, torch.float16):
         torch.set_default_dtype(dtype)
         try:
-            again = codec.encode(picture, 7.0).values, codec.decode(received, symbols.header)
+            again = codec.encode(image, 7.0).values, codec.decode(received, symbols.header)
         finally:
             torch.set_default_dtype(torch.float32)
-        assert np.array_equal(again[0], symbols.values) and torch.equal(again[1], image)
+        assert np.array_equal(again[0], symbols.values) and torch.equal(again[1], decoded)
 
 
 def test_a_tenth_of_the_symbols_lost_costs_the_bundled_codec_at_most_a_decibel_and_a_half(lite):
-    picture = photograph(512, 512)
-    symbols = lite.encode(picture, 7.0, "1/32")
+    image = photograph(512, 512)
+    symbols = lite.encode(image, 7.0, "1/32")
     whole, holed = (lite.decode(transmit(symbols, 7.0, seed=1, erasures=share), symbols.header) for share in (0.0, 0.1))
-    assert 0 < psnr(whole, picture) - psnr(holed, picture) <= 1.5
+    assert 0 < psnr(whole, image) - psnr(holed, image) <= 1.5
 
 
-def test_a_picture_of_which_nothing_arrived_still_decodes(lite):
+def test_an_image_of_which_nothing_arrived_still_decodes(lite):
     symbols = lite.encode(photograph(64, 96), 1.0)
     nothing = Reception(symbols.values, np.full(len(symbols.values), np.inf, np.float32), 1.0)
     assert torch.isfinite(lite.decode(nothing, symbols.header)).all()
 
 
-def test_a_20_megapixel_picture_crosses_whole(lite):
-    picture = photograph(3648, 5472)
-    symbols = lite.encode(picture, 13.0, "1/128")
+def test_a_20_megapixel_image_crosses_whole(lite):
+    image = photograph(3648, 5472)
+    symbols = lite.encode(image, 13.0, "1/128")
     assert len(symbols.values) == 5472 * 3648 // 128
     decoded = lite.decode(transmit(symbols, 13.0), symbols.header)
-    assert decoded.shape == picture.shape
-    assert (decoded - picture).square().mean() < 10**-1.7
+    assert decoded.shape == image.shape
+    assert (decoded - image).square().mean() < 10**-1.7
 
 
 def test_bad_input_is_refused_in_one_line(lite):

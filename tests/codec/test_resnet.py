@@ -48,11 +48,11 @@ def test_the_encoder_gives_the_authors_latent_and_symbols(parity):
 
 
 @torch.no_grad()
-def test_the_decoder_gives_the_authors_picture(parity):
+def test_the_decoder_gives_the_authors_image(parity):
     received = symbols_to_latent(parity.complex("rx_equalised"), 4, parity.io["latent"].shape[-2:])
     reliability = torch.full_like(received, 0.5)
-    picture = parity.codec.synthesise(received, reliability, parity.state, parity.channels)
-    torch.testing.assert_close(picture, parity.io["xhat"], atol=1e-4, rtol=1e-4)
+    image = parity.codec.synthesise(received, reliability, parity.state, parity.channels)
+    torch.testing.assert_close(image, parity.io["xhat"], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def distances(image, original):
     return measure.distances()
 
 
-def test_a_picture_is_no_distance_from_itself_and_blur_and_noise_are():
+def test_an_image_is_no_distance_from_itself_and_blur_and_noise_are():
     image = photograph(256, 320)
     assert distances(image, image) == (0, 0)
     slight, strong = distances(blurred(image, 1), image), distances(blurred(image, 4), image)

@@ -31,7 +31,7 @@ def authors():
     return authors
 
 
-def picture(height=64, width=96):
+def image(height=64, width=96):
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -42,7 +42,7 @@ def test_an_imported_checkpoint_is_a_codec_and_a_refiner_by_name(authors, tmp_pa
         assert f"ignored: {name}\n" in said
     assert "DiffJSCC-tiny" in {entry.name for entry in list_models()}
     codec, refiner = load_codec("DiffJSCC-tiny"), load_refiner("DiffJSCC-tiny", dtype=torch.float32)
-    symbols = codec.encode(picture(), 7.0)
+    symbols = codec.encode(image(), 7.0)
     initial = codec.decode(transmit(symbols, 7.0), symbols.header)
     refined = refiner(initial, 7.0, steps=3, generator=torch.Generator().manual_seed(0))
     assert refined.shape == (3, 64, 96)
@@ -209,7 +209,7 @@ def test_training_starts_from_a_diffusers_folder_of_stable_diffusion(tmp_path):
     loaded = checkpoints.load_stable_diffusion(tmp_path / "sd")
     _check_fresh_control(loaded)
     loaded.save_pretrained(tmp_path / "model")
-    assert load_refiner(tmp_path / "model")(picture(), 1.0, "a dog", steps=2).shape == (3, 64, 96)
+    assert load_refiner(tmp_path / "model")(image(), 1.0, "a dog", steps=2).shape == (3, 64, 96)
 
 
 def _write_tokenizer(folder):

@@ -18,7 +18,7 @@ def mini():
 
 
 @pytest.fixture(scope="module")
-def pictures(lite, mini):
+def images(lite, mini):
     """[(original, initial, refined), …] at R = 1/128 and 1 dB."""
     triples = []
     for seed, name in enumerate(("astronaut", "coffee", "rocket")):
@@ -35,27 +35,27 @@ def test_it_fits_24_megabytes_and_has_a_card():
     assert (entry.path / "README.md").is_file()
 
 
-def test_detail_becomes_more_like_the_originals(pictures):
+def test_detail_becomes_more_like_the_originals(images):
     before, after = SlicedWasserstein(), SlicedWasserstein()
-    for original, initial, refined in pictures:
+    for original, initial, refined in images:
         before.add(initial, original)
         after.add(refined, original)
     for blurred, painted in zip(before.distances(), after.distances()):
         assert painted < 0.75 * blurred
 
 
-def test_it_costs_at_most_a_decibel_and_a_half(pictures):
-    for original, initial, refined in pictures:
+def test_it_costs_at_most_a_decibel_and_a_half(images):
+    for original, initial, refined in images:
         assert psnr(refined, original) > psnr(initial, original) - 1.5
 
 
-def test_flat_regions_stay_flat_and_colours_stay(pictures):
-    for _, initial, refined in pictures:
+def test_flat_regions_stay_flat_and_colours_stay(images):
+    for _, initial, refined in images:
         assert flat_deviation(refined, initial)[0] < flat_deviation(initial, initial)[0] + 3
         torch.testing.assert_close(refined.mean((1, 2)), initial.mean((1, 2)), atol=0.02, rtol=0)
 
 
-def test_it_samples(pictures, mini):
-    _, initial, refined = pictures[0]
+def test_it_samples(images, mini):
+    _, initial, refined = images[0]
     other = mini(initial, 1.0, generator=torch.Generator().manual_seed(99))
     assert 1e-4 < (other - refined).abs().mean() < 0.05

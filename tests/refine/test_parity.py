@@ -32,7 +32,7 @@ def refiner(authors):
 
 
 @torch.no_grad()
-def test_the_condition_latent_and_the_decoded_picture_are_theirs(authors, refiner):
+def test_the_condition_latent_and_the_decoded_image_are_theirs(authors, refiner):
     latent = refiner.encode(authors.io["image"])
     torch.testing.assert_close(latent, authors.io["latent_mode_scaled"], **CLOSE)
     torch.testing.assert_close(refiner.decode(latent) * 2 - 1, authors.io["decoded"], **CLOSE)

@@ -32,7 +32,7 @@ def flow():
     return flow_refiner()
 
 
-def picture(height=48, width=64, seed=0):
+def image(height=48, width=64, seed=0):
     """Smooth colours with some noise: float (3, H, W)."""
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].clamp(0, 1)
@@ -47,30 +47,30 @@ def difference(a, b):
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (37, 51), (48, 64)])
-def test_a_picture_of_any_size_keeps_it(refiner, height, width):
-    refined = refiner(picture(height, width), 1.0, generator=seeded())
+def test_an_image_of_any_size_keeps_it(refiner, height, width):
+    refined = refiner(image(height, width), 1.0, generator=seeded())
     assert refined.shape == (3, height, width)
     assert refined.dtype == torch.float32
     assert 0 <= refined.min() <= refined.max() <= 1
 
 
-def test_the_seed_decides_the_picture(refiner):
-    first, again, other = (refiner(picture(), 1.0, generator=seeded(seed)) for seed in (1, 1, 2))
+def test_the_seed_decides_the_image(refiner):
+    first, again, other = (refiner(image(), 1.0, generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert difference(first, other) > 1e-3
 
 
-def test_a_picture_does_not_depend_on_its_batch(refiner):
-    pictures = torch.stack([picture(seed=seed) for seed in range(3)])
-    together = refiner(pictures, torch.tensor([1.0, 7.0, 13.0]), generator=[seeded(seed) for seed in range(3)])
+def test_an_image_does_not_depend_on_its_batch(refiner):
+    images = torch.stack([image(seed=seed) for seed in range(3)])
+    together = refiner(images, torch.tensor([1.0, 7.0, 13.0]), generator=[seeded(seed) for seed in range(3)])
     for index, snr_db in enumerate((1.0, 7.0, 13.0)):
-        alone = refiner(pictures[index], snr_db, generator=seeded(index))
+        alone = refiner(images[index], snr_db, generator=seeded(index))
         assert difference(alone, together[index]) < 1e-4
 
 
 def test_the_snr_matters_and_can_be_left_out(refiner):
     near, far, without, unknown = (
-        refiner(picture(), snr_db, use_snr=use, generator=seeded())
+        refiner(image(), snr_db, use_snr=use, generator=seeded())
         for snr_db, use in ((1.0, True), (15.0, True), (1.0, False), (None, True))
     )
     assert difference(near, far) > 1e-5
@@ -82,12 +82,12 @@ def test_saved_and_loaded_it_paints_the_same(refiner, tmp_path):
     refiner.save_pretrained(tmp_path)
     loaded = DiffJSCCPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert difference(loaded(picture(), 1.0, generator=seeded()), refiner(picture(), 1.0, generator=seeded())) < 1e-5
+    assert difference(loaded(image(), 1.0, generator=seeded()), refiner(image(), 1.0, generator=seeded())) < 1e-5
 
 
 def test_half_precision_is_near_full(flow):
     half = flow_refiner().to(torch.bfloat16)
-    assert (half(picture(), 1.0, generator=seeded()) - flow(picture(), 1.0, generator=seeded())).abs().mean() < 0.02
+    assert (half(image(), 1.0, generator=seeded()) - flow(image(), 1.0, generator=seeded())).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "dpm++karras"])
@@ -95,7 +95,7 @@ def test_half_precision_is_near_full(flow):
 def test_every_sampler_walks_as_many_steps_as_it_says(diffusion, sampler, strength):
     timesteps = []
     refined = diffusion(
-        picture(),
+        image(),
         1.0,
         steps=6,
         sampler=sampler,
@@ -110,7 +110,7 @@ def test_every_sampler_walks_as_many_steps_as_it_says(diffusion, sampler, streng
 
 
 def test_a_little_strength_stays_near_the_initial_reconstruction(refiner):
-    initial = picture()
+    initial = image()
     round_trip = refiner(initial, 1.0, strength=0.001, colour_fix="none", generator=seeded(), **_thousand_steps(refiner))
     painted = refiner(initial, 1.0, strength=1.0, colour_fix="none", generator=seeded())
     anchor = initial if "flow" in refiner.config.defaults["sampler"] else refiner.decode(refiner.encode(initial[None]))[0]
@@ -122,7 +122,7 @@ def _thousand_steps(refiner):
 
 
 def test_latent_guidance_pulls_towards_the_initial_reconstruction(diffusion):
-    initial = picture()
+    initial = image()
     wanted = diffusion.encode(initial[None])
     distances = []
     for scale in (0.0, 200.0, 1000.0):
@@ -141,18 +141,18 @@ def test_latent_guidance_pulls_towards_the_initial_reconstruction(diffusion):
 def test_guidance_outside_its_timesteps_does_nothing(diffusion):
     late = LatentGuidance(1000.0, start=1, stop=-1)
     assert torch.equal(
-        diffusion(picture(), 1.0, latent_guidance=late, generator=seeded()), diffusion(picture(), 1.0, generator=seeded())
+        diffusion(image(), 1.0, latent_guidance=late, generator=seeded()), diffusion(image(), 1.0, generator=seeded())
     )
 
 
 def test_a_callback_may_replace_the_sample(diffusion):
     replaced = diffusion(
-        picture(), 1.0, generator=seeded(), callback_on_step_end=lambda p, s, t, tensors: {"latents": tensors["latents"] * 0}
+        image(), 1.0, generator=seeded(), callback_on_step_end=lambda p, s, t, tensors: {"latents": tensors["latents"] * 0}
     )
     black = diffusion.decode(torch.zeros(1, 4, 24, 32))[0]
     from diffjscc.refine.colour import match_low_frequencies
 
-    assert difference(replaced, match_low_frequencies(black[None], picture()[None])[0].clamp(0, 1)) < 1e-4
+    assert difference(replaced, match_low_frequencies(black[None], image()[None])[0].clamp(0, 1)) < 1e-4
 
 
 class CountingTokenizer:
@@ -196,9 +196,9 @@ def speaking():
     return refiner
 
 
-def test_prompts_and_classifier_free_guidance_change_the_picture(speaking):
+def test_prompts_and_classifier_free_guidance_change_the_image(speaking):
     def paint(prompt, **options):
-        return speaking(picture(), 1.0, prompt, generator=seeded(), **options)
+        return speaking(image(), 1.0, prompt, generator=seeded(), **options)
 
     assert difference(paint("a dog"), paint("two elephants")) > 1e-5
     assert difference(paint("a dog"), paint("a dog", use_text=False)) > 1e-5
@@ -206,14 +206,14 @@ def test_prompts_and_classifier_free_guidance_change_the_picture(speaking):
     assert difference(paint("a dog", guidance_scale=5.0), paint("a dog")) > 1e-4
 
 
-def test_a_caption_is_asked_for_once_a_picture(speaking):
+def test_a_caption_is_asked_for_once_an_image(speaking):
     speaking.captioner = speaking.caption_processor = captioner = Captioner()
-    captioned = speaking(picture(), 1.0, generator=seeded())
-    assert torch.equal(captioned, speaking(picture(), 1.0, generator=seeded()))
+    captioned = speaking(image(), 1.0, generator=seeded())
+    assert torch.equal(captioned, speaking(image(), 1.0, generator=seeded()))
     assert captioner.calls == 1
-    speaking(picture(seed=5), 1.0, generator=seeded())
+    speaking(image(seed=5), 1.0, generator=seeded())
     assert captioner.calls == 2
-    assert torch.equal(captioned, speaking(picture(), 1.0, "a red barn", generator=seeded()))
+    assert torch.equal(captioned, speaking(image(), 1.0, "a red barn", generator=seeded()))
 
 
 def tiny_blip2(folder):
@@ -253,39 +253,39 @@ def test_captions_come_from_a_blip2_checkpoint(tmp_path):
     diffusion_refiner().save_pretrained(tmp_path / "refiner")
     refiner = load_refiner(tmp_path / "refiner", dtype=torch.float32, captioner=tmp_path / "blip2")
     refiner.tokenizer = CountingTokenizer()
-    (said,) = caption(refiner.captioner, refiner.caption_processor, picture()[None])
+    (said,) = caption(refiner.captioner, refiner.caption_processor, image()[None])
     assert said and set(said.split()) <= {"a", "red", "barn", "dog", "on", "the", "hill"}
-    captioned = refiner(picture(), 1.0, generator=seeded())
+    captioned = refiner(image(), 1.0, generator=seeded())
     assert refiner.caption_failures == 0
-    assert torch.equal(captioned, refiner(picture(), 1.0, said, generator=seeded()))
+    assert torch.equal(captioned, refiner(image(), 1.0, said, generator=seeded()))
     with pytest.raises(ValueError, match="no BLIP-2 there"):
         load_refiner(tmp_path / "refiner", captioner=tmp_path / "refiner")
 
 
 def test_a_captioner_that_fails_costs_the_text_alone(speaking, caplog):
-    silent = speaking(picture(), 1.0, generator=seeded())
+    silent = speaking(image(), 1.0, generator=seeded())
     speaking.captioner = speaking.caption_processor = Captioner(broken=True)
     with caplog.at_level(logging.WARNING, "diffjscc"):
         for seed in (0, 1):
-            refined = speaking(picture(seed=seed), 1.0, generator=seeded())
-    assert torch.equal(speaking(picture(), 1.0, generator=seeded()), silent)
+            refined = speaking(image(seed=seed), 1.0, generator=seeded())
+    assert torch.equal(speaking(image(), 1.0, generator=seeded()), silent)
     assert refined.isfinite().all()
     assert speaking.caption_failures == 2
     assert len([r for r in caplog.records if "captioner failed" in r.message]) == 1
 
 
-def test_tiles_fade_into_nearly_the_whole_picture(flow):
-    initial = picture(128, 192)
+def test_tiles_fade_into_nearly_the_whole_image(flow):
+    initial = image(128, 192)
     whole, tiled = (flow(initial, 1.0, tile=tile, generator=seeded()) for tile in (None, 64))
     # Group normalisation sees other neighbourhoods in a tile, so that the two are alike and not equal.
     assert (whole - tiled).abs().mean() < 0.25 * (whole - initial).abs().mean()
 
 
-def test_a_picture_beyond_the_memory_budget_is_refined_in_tiles():
+def test_an_image_beyond_the_memory_budget_is_refined_in_tiles():
     refiner = flow_refiner()
     widest = []
     refiner.unet.register_forward_pre_hook(lambda unet, inputs: widest.append(inputs[0].shape[-1]))
-    initial = picture(64, FALLBACK_TILE + 64)
+    initial = image(64, FALLBACK_TILE + 64)
     whole = refiner(initial, 1.0, generator=seeded())
     assert max(widest) == (FALLBACK_TILE + 64) // 4
     widest.clear()
@@ -316,7 +316,7 @@ def test_out_of_memory_falls_back_to_tiles_and_says_so_once(flow, caplog, monkey
     monkeypatch.setattr(flow.unet, "forward", small_memory)
     with caplog.at_level(logging.WARNING, "diffjscc"):
         for _ in range(2):
-            assert flow(picture(528, 528), 1.0, generator=seeded()).shape == (3, 528, 528)
+            assert flow(image(528, 528), 1.0, generator=seeded()).shape == (3, 528, 528)
     assert len([r for r in caplog.records if "out of GPU memory" in r.message]) == 1
 
 
@@ -326,25 +326,25 @@ def test_out_of_memory_in_tiles_is_one_line(flow, monkeypatch):
 
     monkeypatch.setattr(flow.unet, "forward", no_memory)
     with pytest.raises(ValueError, match="smaller tile"):
-        flow(picture(), 1.0, tile=64)
+        flow(image(), 1.0, tile=64)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 5000])
 def test_steps_that_no_schedule_has_are_refused(diffusion, steps):
     with pytest.raises(ValueError, match="from 1 to 1000"):
-        diffusion(picture(), 1.0, steps=steps)
+        diffusion(image(), 1.0, steps=steps)
 
 
 @pytest.mark.parametrize("steps", [0, 2, 5000])
 def test_a_flow_is_walked_as_it_was_trained(flow, steps):
     with pytest.raises(ValueError, match="leave steps out"):
-        flow(picture(), 1.0, steps=steps)
+        flow(image(), 1.0, steps=steps)
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.5, 1.01])
 def test_strength_outside_its_range_is_refused(refiner, strength):
     with pytest.raises(ValueError, match="above 0 and at most 1"):
-        refiner(picture(), 1.0, strength=strength)
+        refiner(image(), 1.0, strength=strength)
 
 
 @pytest.mark.parametrize(
@@ -353,13 +353,13 @@ def test_strength_outside_its_range_is_refused(refiner, strength):
         ({"sampler": "euler"}, "choose from"),
         ({"colour_fix": "sepia"}, "choose from none, adain, wavelet"),
         ({"tile": 100}, "multiple of"),
-        ({"prompt": ["one", "two"]}, "2 prompts for 1 pictures"),
+        ({"prompt": ["one", "two"]}, "2 prompts for 1 images"),
         ({"prompt": "a dog"}, "no tokenizer|no text encoder"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_one_line(refiner, options, line):
     with pytest.raises(ValueError, match=line) as refusal:
-        refiner(picture(), 1.0, **options)
+        refiner(image(), 1.0, **options)
     assert "\n" not in str(refusal.value)
 
 
@@ -372,14 +372,14 @@ def test_options_that_make_no_sense_are_refused_in_one_line(refiner, options, li
         (torch.zeros(3, 8, 64), "at least 16"),
     ],
 )
-def test_what_is_no_picture_is_refused(refiner, initial, line):
+def test_what_is_no_image_is_refused(refiner, initial, line):
     with pytest.raises(ValueError, match=line):
         refiner(initial, 1.0)
 
 
 def test_one_snr_or_one_for_each(refiner):
-    with pytest.raises(ValueError, match="2 values for 3 pictures"):
-        refiner(torch.stack([picture()] * 3), torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match="2 values for 3 images"):
+        refiner(torch.stack([image()] * 3), torch.tensor([1.0, 2.0]))
 
 
 def test_a_smooth_unet_leaves_no_steps_where_it_doubles_the_resolution():

@@ -3,13 +3,13 @@
 
 import msgpack
 import zmq
-from serve.processes import picture
+from serve.processes import image
 
 from diffjscc.serve.protocol import VERSION, decode
 
 
 def header(id="a", **changes):
-    """The MessagePack header of a good request for `picture`; None takes a field out."""
+    """The MessagePack header of a good request for `image`; None takes a field out."""
     fields = {"type": "refine", "id": id, "model": "stub", "width": 48, "height": 32, "encoding": "raw"} | changes
     return msgpack.packb({name: value for name, value in fields.items() if value is not None})
 
@@ -28,8 +28,8 @@ class Peer:
         self.socket.send_multipart(frames)
 
     def ask(self, id="a", pixels=None, **changes):
-        """Sends a request for a small picture."""
-        self.send(VERSION, header(id, **changes), (picture() if pixels is None else pixels).tobytes())
+        """Sends a request for a small image."""
+        self.send(VERSION, header(id, **changes), (image() if pixels is None else pixels).tobytes())
 
     def cancel(self, id="a"):
         self.send(VERSION, msgpack.packb({"type": "cancel", "id": id}))

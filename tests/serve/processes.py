@@ -67,7 +67,7 @@ class ServerProcess:
         return 0.0
 
     def computed(self):
-        """Seeds of the pictures that the stub computed, in order."""
+        """Seeds of the images that the stub computed, in order."""
         return [int(line.split()[1]) for line in self.output if line.startswith("computed")]
 
     def memory(self):
@@ -100,7 +100,7 @@ class ServerProcess:
             assert not any("Traceback" in line for line in self.log), "\n".join(self.log)
 
 
-def picture(height=32, width=48, seed=0):
+def image(height=32, width=48, seed=0):
     """uint8 (height, width, 3): noise, different for each seed."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A refinement server whose stub models are workers of Ray, its own or another; besides what the stub does, seed 30 kills one.
 
-Every picture that a worker begins is a line in FOLDER/begun: its seed, and the worker's process. While FOLDER/broken is there,
+Every image that a worker begins is a line in FOLDER/begun: its seed, and the worker's process. While FOLDER/broken is there,
 workers cannot get ready.
 """
 

@@ -16,7 +16,7 @@ PIXELS = np.zeros((16, 16, 3), np.uint8)
 
 
 def work(key, now=0.0, deadline=60.0, width=16, height=16, **fields):
-    request = Request(id=str(key), model="mini", width=width, height=height, encoding="png", picture=b"x")
+    request = Request(id=str(key), model="mini", width=width, height=height, encoding="png", image=b"x")
     request = Request(**vars(request) | fields)
     return Work(key, b"digest", request, b"peer", now, now + deadline)
 
@@ -89,7 +89,7 @@ def test_the_queue_is_bounded_in_bytes_too():
     assert admitted == QUEUE_BYTES // (4096 * 4096 * 3)
 
 
-def test_large_pictures_make_small_batches():
+def test_large_images_make_small_batches():
     batcher = Batcher(max_batch=8)
     for key in range(4):
         queued(batcher, key, width=2048, height=BATCH_PIXELS // 2048 // 2)

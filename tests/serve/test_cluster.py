@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from serve.peers import Peer
-from serve.processes import ServerProcess, picture, wait_until
+from serve.processes import ServerProcess, image, wait_until
 
 from diffjscc.serve import RefineClient, RefineError
 from diffjscc.serve.cluster import RayBackend
@@ -29,7 +29,7 @@ class RayServer(ServerProcess):
         super().__init__("--folder", folder, "--count", count, "--ray", address, command=STUB)
 
     def workers_of(self, seed):
-        """Processes that have begun the picture of a seed, in order."""
+        """Processes that have begun the image of a seed, in order."""
         file = self.folder / "begun"
         lines = file.read_text().splitlines() if file.exists() else []
         return [int(line.split()[1]) for line in lines if line.split()[0] == str(seed)]
@@ -73,10 +73,10 @@ def client(server):
 
 
 def test_requests_are_answered_right_and_by_both_workers(server, client):
-    jobs = [client.submit(picture(600, 800, seed=n), 1.0, "stub", seed=20 + n, encoding="raw") for n in range(4)]
+    jobs = [client.submit(image(600, 800, seed=n), 1.0, "stub", seed=20 + n, encoding="raw") for n in range(4)]
     start = time.monotonic()
     for number, job in enumerate(jobs):
-        assert np.array_equal(job.result(20), 255 - picture(600, 800, seed=number))
+        assert np.array_equal(job.result(20), 255 - image(600, 800, seed=number))
     # Each takes a second.
     assert time.monotonic() - start < 3.5
     assert len({process for seed in range(20, 24) for process in server.workers_of(seed)}) == 2
@@ -86,19 +86,19 @@ def test_requests_are_answered_right_and_by_both_workers(server, client):
 
 def test_progress_and_previews_come_back_in_order(client):
     told = []
-    client.refine(picture(400, 300), model="stub", seed=27, on_progress=lambda *step: told.append(step), preview=True)
+    client.refine(image(400, 300), model="stub", seed=27, on_progress=lambda *step: told.append(step), preview=True)
     assert [step[:2] for step in told] == [(k, 10) for k in range(1, 11)]
     assert told[0][2].shape == (400, 300, 3)
 
 
 def test_a_failure_costs_no_worker(server, client):
     with pytest.raises(RefineError, match="this seed is not to be refined") as caught:
-        client.refine(picture(), 1.0, "stub", seed=3)
+        client.refine(image(), 1.0, "stub", seed=3)
     assert caught.value.code == "failed" and server.said("is lost") == 0
 
 
 def test_what_nobody_waits_for_is_stopped_in_the_worker(server, client):
-    job = client.submit(picture(), 1.0, "stub", seed=29)
+    job = client.submit(image(), 1.0, "stub", seed=29)
     wait_until(lambda: server.workers_of(29))
     time.sleep(0.2)
     job.cancel()
@@ -109,31 +109,31 @@ def test_what_nobody_waits_for_is_stopped_in_the_worker(server, client):
 
 def test_a_worker_killed_while_busy_is_replaced_and_its_request_answered_by_another(server, client):
     ready = server.said("ready in")
-    job = client.submit(picture(), 1.0, "stub", seed=28)
+    job = client.submit(image(), 1.0, "stub", seed=28)
     wait_until(lambda: server.workers_of(28))
     os.kill(server.workers_of(28)[0], signal.SIGKILL)
-    assert np.array_equal(job.result(20), 255 - picture())
+    assert np.array_equal(job.result(20), 255 - image())
     first, second = server.workers_of(28)
     assert first != second
     wait_until(lambda: server.said("ready in") == ready + 1, 20)
 
 
-def test_a_picture_that_kills_its_workers_fails_after_the_second_and_is_not_tried_again(server, client):
+def test_an_image_that_kills_its_workers_fails_after_the_second_and_is_not_tried_again(server, client):
     ready = server.said("ready in")
     with pytest.raises(RefineError, match="2 workers in a row were lost while they computed this") as caught:
-        client.refine(picture(), 1.0, "stub", seed=30)
+        client.refine(image(), 1.0, "stub", seed=30)
     assert caught.value.code == "lost" and caught.value.retryable
     assert len(server.workers_of(30)) == 2
     wait_until(lambda: server.said("ready in") == ready + 2, 20)
 
 
 def test_a_worker_that_cannot_get_ready_is_tried_less_and_less_often(server, client):
-    client.refine(picture(), 1.0, "stub", seed=100)
+    client.refine(image(), 1.0, "stub", seed=100)
     ready, (process,) = server.said("ready in"), server.workers_of(100)
     (server.folder / "broken").touch()
     os.kill(process, signal.SIGKILL)
     wait_until(lambda: server.said("another comes in 1 s: the model is broken"), 20)
-    assert np.array_equal(client.refine(picture(), 1.0, "stub", seed=101), 255 - picture())
+    assert np.array_equal(client.refine(image(), 1.0, "stub", seed=101), 255 - image())
     (server.folder / "broken").unlink()
     wait_until(lambda: server.said("ready in") == ready + 1, 20)
 
@@ -208,11 +208,11 @@ def answers(port):
 def test_workers_of_a_cluster_that_is_there_already(cluster, tmp_path, kind):
     with RayServer(tmp_path, 2, cluster[kind]) as server, RefineClient(server.address) as client:
         told = []
-        slow = client.submit(picture(), 1.0, "stub", seed=20, on_progress=lambda *step: told.append(step[:2]))
-        assert np.array_equal(client.refine(picture(seed=1), 1.0, "stub", seed=100), 255 - picture(seed=1))
-        assert np.array_equal(slow.result(20), 255 - picture()) and told[-1] == (10, 10)
-        job = client.submit(picture(), 1.0, "stub", seed=28)
+        slow = client.submit(image(), 1.0, "stub", seed=20, on_progress=lambda *step: told.append(step[:2]))
+        assert np.array_equal(client.refine(image(seed=1), 1.0, "stub", seed=100), 255 - image(seed=1))
+        assert np.array_equal(slow.result(20), 255 - image()) and told[-1] == (10, 10)
+        job = client.submit(image(), 1.0, "stub", seed=28)
         wait_until(lambda: server.workers_of(28))
         os.kill(server.workers_of(28)[0], signal.SIGKILL)
-        assert np.array_equal(job.result(20), 255 - picture())
+        assert np.array_equal(job.result(20), 255 - image())
         assert server.terminate() == 0

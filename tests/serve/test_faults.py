@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zmq
 from serve.peers import Peer, header
-from serve.processes import ServerProcess, picture, wait_until
+from serve.processes import ServerProcess, image, wait_until
 
 from diffjscc.serve import RefineClient, RefineTimeout
 from diffjscc.serve.protocol import CODES, MESSAGES, VERSION, ProtocolError, Request, decode
@@ -32,16 +32,16 @@ def outcomes(jobs):
 
 def test_a_server_killed_while_busy_and_started_again_answers_everything(caplog):
     with ServerProcess("--seconds", "0.3", "--max-batch", "2") as server, RefineClient(server.address) as client:
-        jobs = [client.submit(picture(seed=n), 1.0, "stub", seed=100 + n, deadline=30.0) for n in range(8)]
+        jobs = [client.submit(image(seed=n), 1.0, "stub", seed=100 + n, deadline=30.0) for n in range(8)]
         wait_until(lambda: sum(job.done() for job in jobs) >= 2)
         server.kill()
         wait_until(lambda: not client.connected)
         assert not all(job.done() for job in jobs)
         with ServerProcess("--bind", server.address) as again:
             for number, job in enumerate(jobs):
-                assert np.array_equal(job.result(20), 255 - picture(seed=number))
+                assert np.array_equal(job.result(20), 255 - image(seed=number))
             assert len(again.computed()) == len(set(again.computed()))
-            assert client.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+            assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and "trying again until deadlines pass" in warnings[0].message
 
@@ -49,10 +49,10 @@ def test_a_server_killed_while_busy_and_started_again_answers_everything(caplog)
 def test_a_server_that_stays_away_costs_each_job_its_deadline_and_no_more(caplog):
     with ServerProcess("--seconds", "5") as server, RefineClient(server.address) as client:
         start = time.monotonic()
-        jobs = [client.submit(picture(), 1.0, "stub", deadline=1.0 + 0.2 * n) for n in range(3)]
+        jobs = [client.submit(image(), 1.0, "stub", deadline=1.0 + 0.2 * n) for n in range(3)]
         wait_until(lambda: client.ping().running)
         server.kill()
-        later = client.submit(picture(), 1.0, "stub", deadline=1.0)
+        later = client.submit(image(), 1.0, "stub", deadline=1.0)
         for number, job in enumerate(jobs):
             with pytest.raises(RefineTimeout, match="was lost|cannot be reached"):
                 job.result(5)
@@ -67,7 +67,7 @@ def test_a_server_that_comes_late_is_found():
     with ServerProcess() as server:
         address = server.address
     with RefineClient(address) as client:
-        job = client.submit(picture(), 1.0, "stub", deadline=20.0)
+        job = client.submit(image(), 1.0, "stub", deadline=20.0)
         time.sleep(0.5)
         assert not client.connected
         with ServerProcess("--bind", address):
@@ -80,7 +80,7 @@ def test_a_server_that_hangs_is_given_up_and_taken_up_again(monkeypatch):
     with ServerProcess() as server, RefineClient(server.address) as client:
         client.ping()
         server.process.send_signal(signal.SIGSTOP)
-        job = client.submit(picture(), 1.0, "stub", deadline=20.0)
+        job = client.submit(image(), 1.0, "stub", deadline=20.0)
         wait_until(lambda: not client.connected)
         server.process.send_signal(signal.SIGCONT)
         assert job.result(20).shape == (32, 48, 3)
@@ -133,12 +133,12 @@ def test_a_connection_that_breaks_again_and_again_loses_nothing_and_computes_not
     with ServerProcess("--seconds", "0.1", "--max-batch", "2", "--keep", 10_000_000) as server:
         relay = Relay(server.address)
         with RefineClient(relay.address) as client:
-            jobs = [client.submit(picture(seed=n), 1.0, "stub", seed=100 + n, deadline=30.0) for n in range(24)]
+            jobs = [client.submit(image(seed=n), 1.0, "stub", seed=100 + n, deadline=30.0) for n in range(24)]
             for _ in range(5):
                 time.sleep(0.2)
                 relay.cut()
             for number, job in enumerate(jobs):
-                assert np.array_equal(job.result(20), 255 - picture(seed=number))
+                assert np.array_equal(job.result(20), 255 - image(seed=number))
         relay.close()
         assert sorted(server.computed()) == list(range(100, 124))
 
@@ -149,7 +149,7 @@ def test_a_client_that_vanishes_harms_nobody_and_finds_its_answer_when_it_return
             peer.ask("mine", seed=100)
             assert peer.hear().type == "accepted"
         with RefineClient(server.address) as client:
-            assert client.refine(picture(), 1.0, "stub", seed=101).shape == (32, 48, 3)
+            assert client.refine(image(), 1.0, "stub", seed=101).shape == (32, 48, 3)
         with Peer(server.address) as peer:
             peer.ask("mine", seed=100)
             assert peer.hear().type == "result"
@@ -163,20 +163,20 @@ def test_a_client_that_sends_one_frame_and_stalls_holds_up_nobody():
         with socket.create_connection(server.address[6:].split(":")) as half, RefineClient(server.address) as client:
             half.sendall(b"\xff\0\0\0")
             for _ in range(3):
-                assert client.refine(picture(), 1.0, "stub", deadline=5.0).shape == (32, 48, 3)
+                assert client.refine(image(), 1.0, "stub", deadline=5.0).shape == (32, 48, 3)
         # What it leaves half said can still be ended.
         staller.socket.send(msgpack.packb({"type": "ping"}))
         assert staller.hear().type == "pong"
 
 
 def test_a_client_that_does_not_read_gets_every_answer_once_it_does():
-    large = picture(600, 600)
+    large = image(600, 600)
     with ServerProcess("--keep", 100_000_000) as server, Peer(server.address, rcvhwm=1, rcvbuf=65536) as peer:
         for number in range(40):
             peer.ask(str(number), large, width=600, height=600)
         wait_until(lambda: server.metric("diffjscc_requests_total", outcome="ok") == 40)
         with RefineClient(server.address) as client:
-            assert client.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+            assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
         replies = list(iter(lambda: peer.hear(1.0), None))
         assert {reply.id for reply in replies if reply.type == "result"} == {str(number) for number in range(40)}
 
@@ -196,7 +196,7 @@ def test_a_frame_that_declares_4_gb_ends_its_connection_before_anything_is_alloc
                     raise StopIteration
         assert server.memory() - before < 4e6
         with RefineClient(server.address) as client:
-            assert client.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+            assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
 
 
 def bomb(width, height):
@@ -218,7 +218,7 @@ def test_a_zip_bomb_is_refused_and_not_inflated():
         for number, (width, height) in enumerate([(48, 32), (12_000, 9_000), (4_000, 4_000)] * 3):
             peer.send(VERSION, header(str(number), encoding="png", width=width, height=height), data)
         errors = [reply for reply in iter(lambda: peer.hear(1.0), None) if reply.type == "error"]
-        assert sorted(error.code for error in errors) == ["bad-picture"] * 6 + ["too-large"] * 3
+        assert sorted(error.code for error in errors) == ["bad-image"] * 6 + ["too-large"] * 3
         assert server.memory() - before < 10e6
 
 
@@ -253,12 +253,12 @@ def test_a_drain_that_takes_too_long_is_cut_short_with_an_answer():
 
 def test_a_rolling_restart_is_not_noticed_but_in_time():
     with ServerProcess("--seconds", "0.1", "--max-batch", "1") as server, RefineClient(server.address) as client:
-        jobs = [client.submit(picture(seed=n), 1.0, "stub", deadline=30.0) for n in range(6)]
+        jobs = [client.submit(image(seed=n), 1.0, "stub", deadline=30.0) for n in range(6)]
         wait_until(lambda: any(job.done() for job in jobs))
         assert server.terminate() == 0
         with ServerProcess("--bind", server.address):
             for number, job in enumerate(jobs):
-                assert np.array_equal(job.result(20), 255 - picture(seed=number))
+                assert np.array_equal(job.result(20), 255 - image(seed=number))
 
 
 def mutated(rng, frames):
@@ -320,12 +320,12 @@ def test_random_and_mutated_messages_do_no_harm():
                 peer.hear()
             if number == FUZZ // 2:
                 warm = server.memory()
-        assert codes == {"version", "bad-request", "bad-picture"}
+        assert codes == {"version", "bad-request", "bad-image"}
         assert server.memory() < 1.05 * warm
         while peer.hear(0.5) is not None:
             pass
         with RefineClient(server.address) as client:
-            assert client.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+            assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
             wait_until(lambda: (client.ping().queued, client.ping().running) == (0, 0))
         known = set(CODES) | {"ok", "busy", "repeated"}
         assert {line.split('"')[1] for line in server.get("metrics").splitlines() if "requests_total{" in line} <= known

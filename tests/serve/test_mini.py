@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bundled refiner behind the service: the same pictures as in this process."""
+"""The bundled refiner behind the service: the same images as in this process."""
 
 import shutil
 import sys
@@ -60,12 +60,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_a_picture_is_the_same_alone_and_in_a_batch(engine, one_thread):
+def test_an_image_is_the_same_alone_and_in_a_batch(engine, one_thread):
     alone = [engine.run(batch(seed), lambda *step: None)[0] for seed in (1, 2)]
     torch.set_num_threads(2)
     # The third gets both threads, the first two have one each.
     together = engine.run(batch(1, 2, 3), lambda *step: None)
-    assert all(np.abs(picture.astype(int) - other).max() <= 2 for picture, other in zip(together, alone))
+    assert all(np.abs(image.astype(int) - other).max() <= 2 for image, other in zip(together, alone))
     assert not np.array_equal(together[0], together[1])
 
 
@@ -78,7 +78,7 @@ def test_a_batch_that_nobody_waits_for_stops_at_its_next_step(engine):
             engine.run(batch(*seeds), stop)
 
 
-def test_a_preview_has_the_size_of_the_picture(engine, monkeypatch):
+def test_a_preview_has_the_size_of_the_image(engine, monkeypatch):
     monkeypatch.setattr("diffjscc.serve.engine.PREVIEW_SECONDS", 0.0)
     seen = []
     refiner = engine._refiner("mini")

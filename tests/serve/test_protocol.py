@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from diffjscc.serve.protocol import (
     CODES,
     MAX_HEADER,
-    MAX_PICTURE,
+    MAX_IMAGE,
     MESSAGES,
     VERSION,
     Accepted,
@@ -51,7 +51,7 @@ def requests(draw):
         deadline=draw(st.floats(0, 3600)),
         progress=draw(st.booleans()),
         preview=draw(st.booleans()),
-        picture=bytes(size),
+        image=bytes(size),
     )
 
 
@@ -62,13 +62,13 @@ replies = st.one_of(
     st.builds(Progress, id=ids, step=st.integers(1, 100), steps=st.integers(1, 100)),
     st.builds(
         lambda id, width, height: Progress(
-            id=id, step=1, steps=2, width=width, height=height, encoding="raw", picture=bytes(width * height * 3)
+            id=id, step=1, steps=2, width=width, height=height, encoding="raw", image=bytes(width * height * 3)
         ),
         id=ids,
         width=sides,
         height=sides,
     ),
-    st.builds(Result, id=ids, width=sides, height=sides, encoding=st.just("png"), seconds=st.floats(0, 99), picture=st.just(b"x")),
+    st.builds(Result, id=ids, width=sides, height=sides, encoding=st.just("png"), seconds=st.floats(0, 99), image=st.just(b"x")),
     st.builds(Error, id=st.none() | ids, code=st.sampled_from(list(CODES)), message=lines, retryable=st.booleans()),
     st.builds(Busy, id=ids, message=lines, retry_after=st.floats(0, 60)),
     st.builds(Pong, version=lines, instance=ids, models=st.lists(ids, max_size=5), queued=st.just(1), running=st.just(2)),
@@ -94,14 +94,14 @@ def refused(*frames):
     return caught.value
 
 
-PICTURE = bytes(32 * 16 * 3)
+IMAGE = bytes(32 * 16 * 3)
 
 
 def test_a_request_needs_five_fields_and_has_defaults_for_the_rest():
-    request = decode([VERSION, msgpack.packb(header()), PICTURE])
+    request = decode([VERSION, msgpack.packb(header()), IMAGE])
     assert (request.steps, request.seed, request.snr_db, request.prompt, request.deadline) == (None, 0, None, None, 60.0)
     for name in ("id", "model", "width", "height", "encoding"):
-        assert f"lacks field {name}" in refused(VERSION, msgpack.packb(header(**{name: None})), PICTURE).message
+        assert f"lacks field {name}" in refused(VERSION, msgpack.packb(header(**{name: None})), IMAGE).message
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_a_request_needs_five_fields_and_has_defaults_for_the_rest():
         ({"progress": 1}, "bad-request", "true or false"),
         ({"encoding": "bmp"}, "bad-request", "one of raw, png, jpeg"),
         ({"width": 15}, "bad-request", "field width"),
-        ({"width": 33}, "bad-picture", "raw picture of 33×16 has 1536 bytes: expected 1584"),
+        ({"width": 33}, "bad-image", "raw image of 33×16 has 1536 bytes: expected 1584"),
         ({"width": 65536, "height": 21846}, "too-large", "at most 67108864"),
         ({"width": 1 << 62}, "bad-request", "field width"),
         ({"encoding": "png", "width": 40_000, "height": 36_000}, "too-large", "4320000000 bytes"),
     ],
 )
 def test_what_is_wrong_with_a_request_is_named(changes, code, words):
-    error = refused(VERSION, msgpack.packb(header(**changes)), PICTURE)
+    error = refused(VERSION, msgpack.packb(header(**changes)), IMAGE)
     assert error.code == code and words in error.message
     assert error.id == ("a" if "id" not in changes else None)
 
@@ -156,9 +156,9 @@ def test_what_is_wrong_with_a_request_is_named(changes, code, words):
         ([VERSION, b"\xdb\xff\xff\xff\xff"], "bad-request", "not MessagePack"),
         ([VERSION, b"\x91" * 5000], "bad-request", "not MessagePack"),
         ([VERSION, bytes(MAX_HEADER + 1)], "too-large", "65537 bytes"),
-        ([VERSION, msgpack.packb({"type": "ping"}), b"picture"], "bad-request", "carries no picture"),
-        ([VERSION, msgpack.packb(header())], "bad-picture", "has 0 bytes"),
-        ([VERSION, msgpack.packb(header(encoding="png"))], "bad-picture", "empty"),
+        ([VERSION, msgpack.packb({"type": "ping"}), b"image"], "bad-request", "carries no image"),
+        ([VERSION, msgpack.packb(header())], "bad-image", "has 0 bytes"),
+        ([VERSION, msgpack.packb(header(encoding="png"))], "bad-image", "empty"),
     ],
 )
 def test_what_is_wrong_with_frames_is_named(frames, code, words):
@@ -166,10 +166,10 @@ def test_what_is_wrong_with_frames_is_named(frames, code, words):
     assert error.code == code and words in error.message
 
 
-def test_a_picture_beyond_64_mib_is_refused_whatever_it_declares():
+def test_an_image_beyond_64_mib_is_refused_whatever_it_declares():
     class Huge(bytes):
         def __len__(self):
-            return MAX_PICTURE + 1
+            return MAX_IMAGE + 1
 
     assert refused(VERSION, msgpack.packb(header(encoding="png")), Huge()).code == "too-large"
 
@@ -191,6 +191,6 @@ names = sorted({name for cls in MESSAGES.values() for name in cls.__dataclass_fi
 @given(kind=st.sampled_from(sorted(MESSAGES)), fields=st.dictionaries(st.sampled_from(names), anything, max_size=8))
 def test_any_value_in_any_field_is_taken_or_named(kind, fields):
     try:
-        decode([VERSION, msgpack.packb(fields | {"type": kind}), PICTURE])
+        decode([VERSION, msgpack.packb(fields | {"type": kind}), IMAGE])
     except ProtocolError as error:
         assert error.message.isprintable()

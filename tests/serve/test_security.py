@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from serve.peers import Peer
-from serve.processes import ServerProcess, picture
+from serve.processes import ServerProcess, image
 
 from diffjscc.cli import main
 from diffjscc.serve import RefineClient, RefineTimeout
@@ -38,7 +38,7 @@ def client(server, keys, name="radio", of="server"):
 
 def test_a_client_with_the_right_keys_is_served(server, keys):
     with client(server, keys) as radio:
-        assert radio.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+        assert radio.refine(image(), 1.0, "stub").shape == (32, 48, 3)
     assert any("(CURVE)" in line for line in server.log)
 
 
@@ -48,7 +48,7 @@ def test_wrong_keys_and_none_are_shut_out_and_told_so_by_their_deadline(server, 
         "wrong server key": client(server, keys, of="impostor"),
         "no keys": RefineClient(server.address),
     }
-    jobs = {name: attempt.submit(picture(), 1.0, "stub", deadline=1.5) for name, attempt in attempts.items()}
+    jobs = {name: attempt.submit(image(), 1.0, "stub", deadline=1.5) for name, attempt in attempts.items()}
     for name, job in jobs.items():
         with pytest.raises(RefineTimeout) as caught:
             job.result(5)
@@ -56,13 +56,13 @@ def test_wrong_keys_and_none_are_shut_out_and_told_so_by_their_deadline(server, 
         assert not attempts[name].connected
         attempts[name].close()
     with client(server, keys) as radio:
-        assert radio.refine(picture(), 1.0, "stub").shape == (32, 48, 3)
+        assert radio.refine(image(), 1.0, "stub").shape == (32, 48, 3)
     assert server.metric("diffjscc_requests_total", outcome="ok") == 1
 
 
 def test_a_key_that_is_added_counts_at_once(server, keys):
     with client(server, keys, "stranger") as stranger:
-        job = stranger.submit(picture(), 1.0, "stub", deadline=20.0)
+        job = stranger.submit(image(), 1.0, "stub", deadline=20.0)
         assert not stranger.connected
         (keys / "clients" / "guest.key").write_bytes((keys / "stranger" / "stranger.key").read_bytes())
         assert job.result(20).shape == (32, 48, 3)

@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 import pytest
 from serve.peers import Peer
-from serve.processes import ServerProcess, picture, wait_until
+from serve.processes import ServerProcess, image, wait_until
 
 from diffjscc.serve import RefineClient, RefineError, RefineTimeout
 from diffjscc.serve.protocol import VERSION
@@ -31,8 +31,8 @@ def client(server):
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_a_picture_comes_back_refined(client, encoding):
-    pixels = picture(60, 80)
+def test_an_image_comes_back_refined(client, encoding):
+    pixels = image(60, 80)
     refined = client.refine(pixels, 1.0, "stub", encoding=encoding)
     assert np.array_equal(refined, 255 - pixels) and refined.flags.writeable
 
@@ -43,7 +43,7 @@ def test_a_jpeg_comes_back_about_refined(client):
 
 
 def test_numbers_may_be_numpys(client):
-    refined = client.refine(picture(), np.float32(1), "stub", seed=np.int64(33), steps=np.int32(4), deadline=np.float64(9))
+    refined = client.refine(image(), np.float32(1), "stub", seed=np.int64(33), steps=np.int32(4), deadline=np.float64(9))
     assert refined.shape == (32, 48, 3)
 
 
@@ -55,32 +55,32 @@ def test_ping_says_what_is_served(server, client):
 
 def test_progress_is_told_step_by_step_with_previews_where_asked(client):
     told = []
-    client.refine(picture(), model="stub", seed=29, on_progress=lambda *step: told.append(step), preview=True, encoding="raw")
+    client.refine(image(), model="stub", seed=29, on_progress=lambda *step: told.append(step), preview=True, encoding="raw")
     assert [step[:2] for step in told] == [(k, 10) for k in range(1, 11)]
     assert all(step[2].shape == (32, 48, 3) for step in told[:-1]) and told[-1][2] is None
     told.clear()
-    client.refine(picture(), model="stub", seed=28, on_progress=lambda *step: told.append(step))
+    client.refine(image(), model="stub", seed=28, on_progress=lambda *step: told.append(step))
     assert told == [(k, 10, None) for k in range(1, 11)]
 
 
 def test_steps_faster_than_previews_are_encoded_are_told_in_order(client):
     for _ in range(10):
         told = []
-        client.refine(picture(), model="stub", seed=19, on_progress=lambda k, *_: told.append(k), preview=True)  # noqa: B023
+        client.refine(image(), model="stub", seed=19, on_progress=lambda k, *_: told.append(k), preview=True)  # noqa: B023
         assert told == sorted(set(told)) and told[-1] == 10
 
 
 def test_a_callback_that_raises_costs_nothing(client):
-    assert client.refine(picture(), model="stub", on_progress=lambda *_: 1 / 0).shape == (32, 48, 3)
+    assert client.refine(image(), model="stub", on_progress=lambda *_: 1 / 0).shape == (32, 48, 3)
 
 
 def test_asyncio_waits_without_blocking_and_cancels(server, client):
     async def both():
-        pixels = [picture(seed=seed) for seed in range(5)]
+        pixels = [image(seed=seed) for seed in range(5)]
         refined = await asyncio.gather(*(client.arefine(p, 1.0, "stub") for p in pixels))
         assert all(np.array_equal(r, 255 - p) for r, p in zip(refined, pixels))
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(client.arefine(picture(), 1.0, "stub", seed=20), 0.3)
+            await asyncio.wait_for(client.arefine(image(), 1.0, "stub", seed=20), 0.3)
 
     before = server.metric("diffjscc_requests_total", outcome="cancelled")
     asyncio.run(both())
@@ -89,22 +89,22 @@ def test_asyncio_waits_without_blocking_and_cancels(server, client):
 
 def test_requests_at_once_are_computed_in_batches():
     with ServerProcess("--seconds", "0.1", "--max-batch", "4") as server, RefineClient(server.address) as client:
-        jobs = [client.submit(picture(seed=n), 1.0, "stub", seed=100 + n) for n in range(9)]
+        jobs = [client.submit(image(seed=n), 1.0, "stub", seed=100 + n) for n in range(9)]
         for number, job in enumerate(jobs):
-            assert np.array_equal(job.result(10), 255 - picture(seed=number))
+            assert np.array_equal(job.result(10), 255 - image(seed=number))
         assert sorted(server.computed()) == list(range(100, 109))
         assert {int(line.split()[2]) for line in server.output} >= {4}
 
 
 def test_a_bad_request_in_a_batch_costs_only_itself():
     with ServerProcess("--seconds", "0.1") as server, RefineClient(server.address) as client:
-        jobs = [client.submit(picture(), 1.0, "stub", seed=seed) for seed in (100, 101, 5, 102)]
+        jobs = [client.submit(image(), 1.0, "stub", seed=seed) for seed in (100, 101, 5, 102)]
         assert [job.exception(10) is None for job in jobs] == [True, True, False, True]
         assert jobs[2].exception().code == "failed" and jobs[2].exception().message == "this seed is not to be refined"
 
 
 def test_cancelling_stops_the_work_and_the_wait(server, client):
-    job = client.submit(picture(), 1.0, "stub", seed=21)
+    job = client.submit(image(), 1.0, "stub", seed=21)
     wait_until(lambda: client.ping().running == 1)
     start = time.monotonic()
     assert job.cancel() and job.cancelled()
@@ -117,9 +117,9 @@ def test_cancelling_stops_the_work_and_the_wait(server, client):
 
 
 def test_work_that_waits_is_cancelled_before_it_starts(server, client):
-    running = client.submit(picture(), 1.0, "stub", seed=22)
+    running = client.submit(image(), 1.0, "stub", seed=22)
     wait_until(lambda: client.ping().running == 1)
-    waiting = client.submit(picture(), 1.0, "other", seed=23)
+    waiting = client.submit(image(), 1.0, "other", seed=23)
     wait_until(lambda: client.ping().queued == 1)
     waiting.cancel()
     wait_until(lambda: client.ping().queued == 0)
@@ -129,8 +129,8 @@ def test_work_that_waits_is_cancelled_before_it_starts(server, client):
 
 def test_every_job_is_over_by_its_deadline_though_the_server_is_slow(client):
     start = time.monotonic()
-    with pytest.raises(RefineTimeout, match=r"no picture within 0.3 s"):
-        client.refine(picture(), 1.0, "stub", seed=24, deadline=0.3)
+    with pytest.raises(RefineTimeout, match=r"no image within 0.3 s"):
+        client.refine(image(), 1.0, "stub", seed=24, deadline=0.3)
     assert 0.25 < time.monotonic() - start < 0.6
 
 
@@ -148,7 +148,7 @@ def test_work_whose_deadline_has_passed_is_not_started(server):
 def test_a_deadline_is_a_duration_whatever_the_clocks_say():
     for ahead in (1e8, -1e8):
         with ServerProcess("--clock-ahead", ahead) as server, RefineClient(server.address) as client:
-            assert client.refine(picture(), 1.0, "stub", deadline=5.0).shape == (32, 48, 3)
+            assert client.refine(image(), 1.0, "stub", deadline=5.0).shape == (32, 48, 3)
 
 
 def test_a_full_queue_says_busy_and_a_client_comes_again():
@@ -161,7 +161,7 @@ def test_a_full_queue_says_busy_and_a_client_comes_again():
             assert len(busy) >= 4 and all(0 < reply.retry_after < 5 and reply.message for reply in busy)
             assert len([reply for reply in replies if reply.type == "result"]) == 8 - len(busy)
         with RefineClient(server.address) as client:
-            jobs = [client.submit(picture(), 1.0, "stub", seed=200 + number) for number in range(12)]
+            jobs = [client.submit(image(), 1.0, "stub", seed=200 + number) for number in range(12)]
             assert all(job.result(20) is not None for job in jobs)
         assert sorted(seed for seed in server.computed() if seed >= 200) == list(range(200, 212))
 
@@ -177,7 +177,7 @@ def test_the_same_id_is_computed_once_however_often_it_is_asked(server):
         # The connection that asked last is the one that is answered, then and later.
         assert not first.hears(0.1)
         first.ask("twice", seed=27)
-        assert bytes(first.hear().picture) == bytes(heard[-1].picture)
+        assert bytes(first.hear().image) == bytes(heard[-1].image)
     assert server.computed().count(27) == 1
 
 
@@ -185,7 +185,7 @@ def test_the_same_id_for_something_else_is_an_error(server):
     with Peer(server.address) as peer:
         peer.ask("other", seed=100)
         assert [reply.type for reply in peer.hear_all(2)] == ["accepted", "result"]
-        for changes in ({"seed": 101}, {"snr_db": 1.0}, {"pixels": picture(seed=9)}):
+        for changes in ({"seed": 101}, {"snr_db": 1.0}, {"pixels": image(seed=9)}):
             peer.ask("other", **({"seed": 100} | changes))
             error = peer.hear()
             assert (error.code, error.id, error.retryable) == ("duplicate", "other", False)
@@ -208,8 +208,8 @@ def test_a_failure_is_remembered_like_a_result(server):
         ({"type": "result"}, "bad-request", "unknown field"),
         ({"type": "accepted", "model": None, "width": None, "height": None, "encoding": None}, "bad-request", "third frame"),
         ({"width": 40_000, "height": 36_000, "encoding": "png"}, "too-large", "4320000000 bytes"),
-        ({"encoding": "png"}, "bad-picture", "not a png file"),
-        ({"encoding": "raw", "width": 49}, "bad-picture", "expected 4704"),
+        ({"encoding": "png"}, "bad-image", "not a png file"),
+        ({"encoding": "raw", "width": 49}, "bad-image", "expected 4704"),
     ],
 )
 def test_a_wrong_request_is_answered_with_its_id_and_the_reason(server, changes, code, words):
@@ -251,18 +251,18 @@ def test_cancelling_what_is_not_there_is_answered(server):
 )
 def test_bad_input_is_refused_before_anything_is_sent(client, arguments):
     with pytest.raises(ValueError):
-        client.submit(**{"pixels": picture(), "model": "stub"} | arguments)
+        client.submit(**{"pixels": image(), "model": "stub"} | arguments)
 
 
 def test_one_job_too_many_is_refused_and_closing_ends_the_rest(server):
     client = RefineClient(server.address, max_outstanding=2)
-    jobs = [client.submit(picture(), 1.0, "stub", seed=28) for _ in range(2)]
+    jobs = [client.submit(image(), 1.0, "stub", seed=28) for _ in range(2)]
     with pytest.raises(RefineError) as caught:
-        client.submit(picture(), 1.0, "stub")
+        client.submit(image(), 1.0, "stub")
     assert caught.value.code == "busy" and caught.value.retryable
     client.close()
     assert [job.exception(0).code for job in jobs] == ["closed"] * 2
-    for call in (lambda: client.submit(picture(), 1.0, "stub"), client.ping):
+    for call in (lambda: client.submit(image(), 1.0, "stub"), client.ping):
         with pytest.raises(RefineError, match="client is closed"):
             call()
     client.close()

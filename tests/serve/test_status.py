@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serve.processes import ServerProcess, picture
+from serve.processes import ServerProcess, image
 
 from diffjscc.serve import RefineClient, RefineError
 
@@ -39,12 +39,12 @@ class Strict(HTMLParser):
 
 @pytest.fixture(scope="module")
 def server():
-    """One that has refined two pictures and failed at one."""
+    """One that has refined two images and failed at one."""
     with ServerProcess() as server, RefineClient(server.address) as client:
-        client.refine(picture(200, 300), 2.5, "stub", prompt="<script>alert(1)</script>&\"'")
-        client.refine(picture(), 1.0, "stub")
+        client.refine(image(200, 300), 2.5, "stub", prompt="<script>alert(1)</script>&\"'")
+        client.refine(image(), 1.0, "stub")
         with pytest.raises(RefineError):
-            client.refine(picture(), 1.0, "stub", seed=1)
+            client.refine(image(), 1.0, "stub", seed=1)
         yield server
 
 
@@ -63,7 +63,7 @@ def test_the_page_runs_nothing_and_loads_nothing_from_elsewhere(server):
     page.feed(server.get())
     assert "script" not in page.tags and "<script>alert(1)</script>&\"'" in page.text
     assert all(reference == "/metrics" or reference.startswith("data:image/jpeg;base64,") for reference in page.references)
-    # The first picture, before and after; the second came within a second of it.
+    # The first image, before and after; the second came within a second of it.
     assert len([reference for reference in page.references if reference.startswith("data:")]) == 2
 
 
@@ -71,7 +71,7 @@ def test_metrics_are_what_prometheus_reads(server):
     metrics = {family.name: family for family in text_string_to_metric_families(server.get("metrics"))}
     outcomes = {s.labels["outcome"]: s.value for s in metrics["diffjscc_requests"].samples if s.name.endswith("_total")}
     assert outcomes == {"ok": 2, "failed": 1}
-    assert server.metric("diffjscc_pictures_total") == 3
+    assert server.metric("diffjscc_images_total") == 3
     assert server.metric("diffjscc_request_seconds_count") == 2
     assert server.metric("diffjscc_queued") == server.metric("diffjscc_running") == 0
     assert server.metric("diffjscc_gpu_memory_bytes", device="cuda:0") == 1e9

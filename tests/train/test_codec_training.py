@@ -19,8 +19,8 @@ from diffjscc.codec.codec import ChannelState
 from diffjscc.hub import load_codec, save_codec
 from diffjscc.images import read_image, write_image
 from diffjscc.train.codec import CodecRecipe, CodecTrainer, draw_conditions, draw_noise_variance
+from diffjscc.train.images import RandomCrops, split
 from diffjscc.train.optimisers import build_optimisers
-from diffjscc.train.pictures import RandomCrops, split
 from diffjscc.train.run import warm_up_then_fall
 
 QUICK = {"batch": 2, "crop": 48, "seed": 3}
@@ -46,20 +46,20 @@ def test_a_short_run_raises_the_held_out_psnr_and_exports_a_model(tmp_path, arch
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["steps"] == 80
 
 
-def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path, pictures):
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path, images):
     recipe = CodecRecipe(steps=12, **QUICK)
-    CodecTrainer(pictures, tmp_path / "whole", SMALL["lite"], recipe).run()
+    CodecTrainer(images, tmp_path / "whole", SMALL["lite"], recipe).run()
 
-    stop_at(CodecTrainer(pictures, tmp_path / "broken", SMALL["lite"], recipe), 7)
-    second = CodecTrainer(pictures, tmp_path / "broken", SMALL["lite"], recipe)
+    stop_at(CodecTrainer(images, tmp_path / "broken", SMALL["lite"], recipe), 7)
+    second = CodecTrainer(images, tmp_path / "broken", SMALL["lite"], recipe)
     assert second.step == 7
     second.run()
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(weights(tmp_path / "broken")[name], value)
 
 
-def test_a_killed_command_goes_on_where_it_was(tmp_path, pictures):
-    command = [sys.executable, "-m", "diffjscc.cli", "train", "codec", "--data", pictures, "--out", tmp_path / "run",
+def test_a_killed_command_goes_on_where_it_was(tmp_path, images):
+    command = [sys.executable, "-m", "diffjscc.cli", "train", "codec", "--data", images, "--out", tmp_path / "run",
                "--options", json.dumps({k: v for k, v in SMALL["lite"].items() if k != "architecture"}),
                "--batch", "2", "--crop", "48", "--checkpoint-seconds", "0.2"]  # fmt: skip
     process = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.DEVNULL)
@@ -76,19 +76,19 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path, pictures):
     assert "1/128@1dB" in done.stderr
 
 
-def test_training_can_begin_with_another_models_weights(tmp_path, pictures):
+def test_training_can_begin_with_another_models_weights(tmp_path, images):
     codec = build_codec(SMALL["lite"])
     save_codec(codec, tmp_path / "first")
     recipe = CodecRecipe(steps=1, start_from=str(tmp_path / "first"), **QUICK)
-    trainer = CodecTrainer(pictures, tmp_path / "second", SMALL["lite"], recipe)
+    trainer = CodecTrainer(images, tmp_path / "second", SMALL["lite"], recipe)
     for name, value in codec.state_dict().items():
         torch.testing.assert_close(trainer.codec.state_dict()[name], value, atol=1e-3, rtol=1e-3)
 
 
-def test_another_recipe_in_the_same_folder_is_refused(tmp_path, pictures):
-    CodecTrainer(pictures, tmp_path, SMALL["lite"], CodecRecipe(steps=1, **QUICK)).run()
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path, images):
+    CodecTrainer(images, tmp_path, SMALL["lite"], CodecRecipe(steps=1, **QUICK)).run()
     with pytest.raises(ValueError, match="holds a run with another lr"):
-        CodecTrainer(pictures, tmp_path, SMALL["lite"], CodecRecipe(steps=1, lr=1e-4, **QUICK))
+        CodecTrainer(images, tmp_path, SMALL["lite"], CodecRecipe(steps=1, lr=1e-4, **QUICK))
 
 
 @pytest.mark.parametrize("wrong", [{"crop": 40}, {"crop": 16}, {"steps": 0}, {"batch": 0}, {"decay": 0}])
@@ -103,8 +103,8 @@ def test_learning_rates_rise_stay_and_fall_to_zero():
     assert factors[800] == pytest.approx(0.5) and factors[1000] == 0
 
 
-def test_the_linear_path_starts_as_a_working_code(pictures, tmp_path):
-    trainer = CodecTrainer(pictures, tmp_path, {"architecture": "lite"}, CodecRecipe(steps=1, **QUICK))
+def test_the_linear_path_starts_as_a_working_code(images, tmp_path):
+    trainer = CodecTrainer(images, tmp_path, {"architecture": "lite"}, CodecRecipe(steps=1, **QUICK))
     start = trainer.validate()
     # Blocks' principal components alone, before a single step.
     assert start["1/16@13dB"] > 18
@@ -150,8 +150,8 @@ def test_muon_steps_move_the_kernels_themselves():
     assert not torch.equal(kernel, before)
 
 
-def test_crops_depend_on_seed_and_step_alone(pictures):
-    files, held_out = split(pictures)
+def test_crops_depend_on_seed_and_step_alone(images):
+    files, held_out = split(images)
     assert len(files) == 2 and len(held_out) == 1
     crops = RandomCrops(files, 64, 3, seed=1)
     assert torch.equal(crops(5), RandomCrops(files, 64, 3, seed=1, cache_bytes=0)(5))
@@ -159,15 +159,15 @@ def test_crops_depend_on_seed_and_step_alone(pictures):
     assert not torch.equal(crops(5), RandomCrops(files, 64, 3, seed=2)(5))
 
 
-def test_pictures_smaller_than_a_crop_are_passed_over_and_all_of_them_refused(tmp_path, pictures):
+def test_images_smaller_than_a_crop_are_passed_over_and_all_of_them_refused(tmp_path, images):
     write_image(tmp_path / "small.png", np.zeros((40, 40, 3), np.uint8))
-    crops = RandomCrops([tmp_path / "small.png", *split(pictures)[0]], 64, 4, seed=0)
+    crops = RandomCrops([tmp_path / "small.png", *split(images)[0]], 64, 4, seed=0)
     assert crops(0).shape == (4, 3, 64, 64)
-    with pytest.raises(ValueError, match="every training picture is smaller than the crop of 512"):
-        RandomCrops(split(pictures)[0], 512, 1, seed=0)(0)
+    with pytest.raises(ValueError, match="every training image is smaller than the crop of 512"):
+        RandomCrops(split(images)[0], 512, 1, seed=0)(0)
 
 
-def test_a_folder_with_one_picture_cannot_be_split(tmp_path, pictures):
-    write_image(tmp_path / "one.png", read_image(pictures / "coffee.png"))
+def test_a_folder_with_one_image_cannot_be_split(tmp_path, images):
+    write_image(tmp_path / "one.png", read_image(images / "coffee.png"))
     with pytest.raises(ValueError, match="training needs at least two"):
         split(tmp_path)

@@ -23,10 +23,10 @@ REFINER = {"widths": (32, 32), "batch": 2, "crop": 64}
 
 
 @pytest.fixture(scope="module")
-def vae(pictures, tmp_path_factory):
+def vae(images, tmp_path_factory):
     """A folder with a small autoencoder, trained for a moment; and its scores before and after."""
     out = tmp_path_factory.mktemp("vae")
-    trainer = VaeTrainer(pictures, out, VaeRecipe(steps=60, ema=0.9, **VAE))
+    trainer = VaeTrainer(images, out, VaeRecipe(steps=60, ema=0.9, **VAE))
     before = trainer.validate()
     return trainer.run(), before, trainer.scores
 
@@ -50,7 +50,7 @@ def test_latents_have_about_unit_deviation(vae, codec):
         assert 0.5 < pipeline.encode(photograph(128, 128)[None]).std() < 2
 
 
-def test_a_new_refiner_gives_the_autoencoders_picture(vae, codec):
+def test_a_new_refiner_gives_the_autoencoders_image(vae, codec):
     """Its velocity is zero, so that all it adds is the noise that it starts with."""
     pipeline = build_refiner(RefinerRecipe(vae=str(vae[0]), codec=codec, start_noise=0.0, **REFINER))
     initial = photograph(64, 96)
@@ -70,12 +70,12 @@ def test_training_computes_what_the_pipeline_does(vae, codec):
     torch.testing.assert_close(trained.clamp(0, 1), called, atol=1e-5, rtol=0)
 
 
-def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, codec, pictures, tmp_path):
+def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, codec, images, tmp_path):
     recipe = RefinerRecipe(vae=str(vae[0]), codec=codec, steps=8, **REFINER)
-    whole = RefinerTrainer(pictures, tmp_path / "whole", recipe)
+    whole = RefinerTrainer(images, tmp_path / "whole", recipe)
     whole.run()
-    stop_at(RefinerTrainer(pictures, tmp_path / "broken", recipe), 6)
-    second = RefinerTrainer(pictures, tmp_path / "broken", recipe)
+    stop_at(RefinerTrainer(images, tmp_path / "broken", recipe), 6)
+    second = RefinerTrainer(images, tmp_path / "broken", recipe)
     assert second.step == 6
     second.run()
     for name, value in whole.generator.state_dict().items():
@@ -87,15 +87,15 @@ def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, code
     assert stored["step"] == 8
 
 
-def test_training_can_begin_with_the_bundled_refiner(codec, pictures, tmp_path):
+def test_training_can_begin_with_the_bundled_refiner(codec, images, tmp_path):
     recipe = RefinerRecipe(vae="", codec=codec, steps=1, start_from="mini", batch=1, crop=64)
-    trainer = RefinerTrainer(pictures, tmp_path, recipe)
+    trainer = RefinerTrainer(images, tmp_path, recipe)
     before = trainer.pipeline.unet.conv_in.weight.detach().clone()
     trainer.run()
     assert not torch.equal(trainer.pipeline.unet.conv_in.weight, before)
 
 
-def test_a_few_steps_of_l1_bring_the_picture_nearer(vae, codec, pictures, tmp_path):
+def test_a_few_steps_of_l1_bring_the_image_nearer(vae, codec, images, tmp_path):
     recipe = RefinerRecipe(
         vae=str(vae[0]),
         codec=codec,
@@ -108,7 +108,7 @@ def test_a_few_steps_of_l1_bring_the_picture_nearer(vae, codec, pictures, tmp_pa
         start_noise=0.5,
         **REFINER,
     )
-    trainer = RefinerTrainer(pictures, tmp_path, recipe)
+    trainer = RefinerTrainer(images, tmp_path, recipe)
     before = trainer.validate()
     trainer.run()
     assert trainer.scores["refined"] > before["refined"] + 0.2
@@ -168,9 +168,9 @@ def stable_diffusion(tmp_path):
     return {"stable_diffusion": str(tmp_path / "sd.ckpt"), "config": str(tmp_path / "sd.yaml")}
 
 
-def test_the_control_module_learns_and_the_rest_stays_frozen(stable_diffusion, codec, pictures, tmp_path):
+def test_the_control_module_learns_and_the_rest_stays_frozen(stable_diffusion, codec, images, tmp_path):
     recipe = ControlRecipe(**stable_diffusion, codec=codec, steps=6, batch=2, crop=32, lr=1e-3)
-    trainer = ControlTrainer(pictures, tmp_path / "run", recipe)
+    trainer = ControlTrainer(images, tmp_path / "run", recipe)
     frozen = {name: value.clone() for name, value in trainer.pipeline.unet.state_dict().items()}
     before = trainer.validate()["held-out loss"]
     model = trainer.run()
@@ -182,12 +182,12 @@ def test_the_control_module_learns_and_the_rest_stays_frozen(stable_diffusion, c
     symbols = small.encode(photograph(64, 64), 3.0)
     initial = small.decode(transmit(symbols, 3.0), symbols.header)
     assert refiner(initial, 3.0, steps=2).shape == (3, 64, 64)
-    again = ControlTrainer(pictures, tmp_path / "run", recipe)
+    again = ControlTrainer(images, tmp_path / "run", recipe)
     assert again.step == 6
 
 
-def test_the_commands_train_all_of_it(stable_diffusion, codec, pictures, tmp_path, capsys):
-    common = ["--data", str(pictures), "--steps", "1", "--batch", "1", "--crop", "64"]
+def test_the_commands_train_all_of_it(stable_diffusion, codec, images, tmp_path, capsys):
+    common = ["--data", str(images), "--steps", "1", "--batch", "1", "--crop", "64"]
     assert main(["train", "vae", *common, "--out", str(tmp_path / "vae"), "--channels", "8", "--width", "8"]) == 0
     refiner = ["--vae", str(tmp_path / "vae" / "model"), "--codec", codec]
     assert main(["train", "refiner", *common, "--out", str(tmp_path / "mini"), *refiner]) == 0
@@ -207,16 +207,16 @@ def test_half_precision_is_what_is_written(vae, codec, tmp_path):
         assert {value.dtype for value in stored.values()} == {torch.float16}
 
 
-def test_an_adversarial_stage_goes_on_from_the_first_and_after_a_stop(codec, pictures, tmp_path):
+def test_an_adversarial_stage_goes_on_from_the_first_and_after_a_stop(codec, images, tmp_path):
     recipe = RefinerRecipe(codec=codec, steps=4, start_from="mini", adversarial=0.01, lr=2e-4, batch=1, crop=64)
-    whole = RefinerTrainer(pictures, tmp_path / "whole", recipe)
+    whole = RefinerTrainer(images, tmp_path / "whole", recipe)
     critic = {name: value.clone() for name, value in whole.critic.state_dict().items()}
     whole.run()
     assert not torch.equal(
         whole.critic.heads[0].parametrizations.weight.original, critic["heads.0.parametrizations.weight.original"]
     )
-    stop_at(RefinerTrainer(pictures, tmp_path / "broken", recipe), 2)
-    second = RefinerTrainer(pictures, tmp_path / "broken", recipe)
+    stop_at(RefinerTrainer(images, tmp_path / "broken", recipe), 2)
+    second = RefinerTrainer(images, tmp_path / "broken", recipe)
     assert second.step == 2
     second.run()
     for name, value in whole.critic.state_dict().items():

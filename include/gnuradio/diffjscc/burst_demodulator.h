@@ -21,7 +21,7 @@ namespace diffjscc {
  * them with the tag "packet_len".
  *
  * A payload's first symbol carries the tags "packet_len", "burst_header" (the 11 bytes of the header that describe
- * the picture, u8vector), "snr_db" (in the occupied bandwidth), "cfo" (cycles/sample) and "clock_offset" (the
+ * the image, u8vector), "snr_db" (in the occupied bandwidth), "cfo" (cycles/sample) and "clock_offset" (the
  * transmitter's sampling period over the receiver's, less 1).
  *
  * A tag whose header cannot be decoded is passed over; so is a burst of which less than the header was received. Where

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fragments to pictures, whatever is missing."""
+"""Fragments to images, whatever is missing."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from ..symbols import ImageHeader, Reception
 from .header import Fragment
 from .sequences import scattered_order
 
-#: Pictures that were given out lately, whose late fragments are known as such.
+#: Images that were given out lately, whose late fragments are known as such.
 REMEMBERED = 64
 
 
 class Gatherer:
-    """Collects the fragments of one picture after another.
+    """Collects the fragments of one image after another.
 
-    Bursts keep their order on the air, so a picture is given out when its last fragment has come, or the first of another
-    picture; or `expire` finds that nothing has come for ``deadline`` seconds, or by `flush`. What is missing by then is an
+    Bursts keep their order on the air, so an image is given out when its last fragment has come, or the first of another
+    image; or `expire` finds that nothing has come for ``deadline`` seconds, or by `flush`. What is missing by then is an
     erasure, noise variance +inf.
 
-    deadline   seconds without a fragment after which a picture is given out; None to wait
-    late       fragments of pictures that had been given out
+    deadline   seconds without a fragment after which an image is given out; None to wait
+    late       fragments of images that had been given out
     """
 
     def __init__(self, deadline: float | None = None):
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline = {deadline}: must be above 0 seconds, or None")
         self._deadline = deadline
-        self._open: _Picture | None = None
+        self._open: _Image | None = None
         self._given_out: deque = deque(maxlen=REMEMBERED)
         self.late = 0
 
     def push(
         self, fragment: Fragment, values: np.ndarray, noise_var: np.ndarray, snr_db: float, now: float = 0.0
     ) -> list[tuple[ImageHeader, Reception]]:
-        """Takes a fragment, complex64 (n,) and float32 (n,), n at most its length; returns the pictures that end with it.
+        """Takes a fragment, complex64 (n,) and float32 (n,), n at most its length; returns the images that end with it.
 
         now   any clock, seconds
         """
@@ -46,11 +46,11 @@ class Gatherer:
         if self._open is not None and (self._open.key != key or fragment.index in self._open.snr_db):
             ended += self.flush()
         if self._open is None:
-            # A picture that comes again from its beginning is a new one: ids wrap, and transmitters start anew.
+            # An image that comes again from its beginning is a new one: ids wrap, and transmitters start anew.
             if key in self._given_out and fragment.index > 0:
                 self.late += 1
                 return ended
-            self._open = _Picture(key, fragment)
+            self._open = _Image(key, fragment)
         self._open.add(fragment, values, noise_var, snr_db, now)
         if len(self._open.snr_db) == fragment.count:
             ended += self.flush()
@@ -58,24 +58,24 @@ class Gatherer:
 
     @property
     def waiting(self) -> bool:
-        """Whether a picture is open."""
+        """Whether an image is open."""
         return self._open is not None
 
     def expire(self, now: float) -> list[tuple[ImageHeader, Reception]]:
-        """The open picture, if nothing has come for so long."""
+        """The open image, if nothing has come for so long."""
         overdue = self._deadline is not None and self._open is not None and now - self._open.last > self._deadline
         return self.flush() if overdue else []
 
     def flush(self) -> list[tuple[ImageHeader, Reception]]:
-        """The open picture, as it is; [] where there is none."""
+        """The open image, as it is; [] where there is none."""
         if self._open is None:
             return []
-        picture, self._open = self._open, None
-        self._given_out.append(picture.key)
-        return [(picture.header, picture.reception())]
+        image, self._open = self._open, None
+        self._given_out.append(image.key)
+        return [(image.header, image.reception())]
 
 
-class _Picture:
+class _Image:
     def __init__(self, key: tuple, fragment: Fragment):
         self.key, self.header = key, fragment.header
         total = self.header.symbol_count

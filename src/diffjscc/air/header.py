@@ -14,16 +14,16 @@ from ..symbols import ImageHeader, rate_channels
 from .format import HEADER_ELEMENTS, MAX_PAYLOAD, VERSION
 from .sequences import scattered_order
 
-#: Bits of the whole header, and of the part that describes the picture.
-HEADER_BITS, PICTURE_BITS = 128, 88
+#: Bits of the whole header, and of the part that describes the image.
+HEADER_BITS, IMAGE_BITS = 128, 88
 
-#: Most fragments of a picture.
+#: Most fragments of an image.
 MAX_FRAGMENTS = 64
 
-#: Picture ids and sessions on the air count modulo these.
+#: Image ids and sessions on the air count modulo these.
 ID_PERIOD, SESSION_PERIOD = 1 << 16, 1 << 5
 
-#: Largest side of a picture, pixels.
+#: Largest side of an image, pixels.
 MAX_SIDE = 1 << 14
 
 #: Lowest SNR that the header can say, dB; it counts up in half decibels.
@@ -36,7 +36,7 @@ CONSTRAINT = 7
 #: The copies of the coded header in a burst are turned by this many symbols against each other.
 COPY_SHIFT = 61
 
-#: Fields of the picture's part: name and bits.
+#: Fields of the image's part: name and bits.
 FIELDS = (
     ("session", 5),
     ("image_id", 16),
@@ -52,11 +52,11 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Fragment:
-    """Which part of which picture a burst carries.
+    """Which part of which image a burst carries.
 
-    header   the picture's; its image_id counts modulo 2¹⁶ on the air
+    header   the image's; its image_id counts modulo 2¹⁶ on the air
     index    of this fragment, 0 … count − 1
-    count    of the picture's fragments, at most 64
+    count    of the image's fragments, at most 64
     session  a number that changes when a transmitter starts anew, 0 … 31
 
     Raises ValueError where the air interface cannot carry it.
@@ -69,19 +69,19 @@ class Fragment:
 
     def __post_init__(self):
         if not 1 <= self.count <= MAX_FRAGMENTS or not 0 <= self.index < self.count:
-            raise ValueError(f"fragment {self.index} of {self.count}: a picture has 1 to {MAX_FRAGMENTS} fragments")
+            raise ValueError(f"fragment {self.index} of {self.count}: an image has 1 to {MAX_FRAGMENTS} fragments")
         if not 0 <= self.session < SESSION_PERIOD:
             raise ValueError(f"session {self.session}: must be 0 to {SESSION_PERIOD - 1}")
         if max(self.header.width, self.header.height) > MAX_SIDE:
             raise ValueError(
-                f"picture is {self.header.width}×{self.header.height} pixels: the air interface carries sides up to {MAX_SIDE}"
+                f"image is {self.header.width}×{self.header.height} pixels: the air interface carries sides up to {MAX_SIDE}"
             )
         if not 1 <= self.length <= MAX_PAYLOAD:
             raise ValueError(f"fragment of {self.length} symbols: a burst carries 1 to {MAX_PAYLOAD}")
 
     @property
     def begin(self) -> int:
-        """Its first symbol among the picture's, in the scattered order."""
+        """Its first symbol among the image's, in the scattered order."""
         return self.index * self.header.symbol_count // self.count
 
     @property
@@ -95,7 +95,7 @@ def model_number(model: str) -> int:
     return zlib.crc32(model.encode()) & 0xFFF
 
 
-def pack_picture(fragment: Fragment) -> bytes:
+def pack_image(fragment: Fragment) -> bytes:
     """A fragment's 11 bytes in the header; the encoder's SNR is rounded to half a decibel."""
     header = fragment.header
     values = {
@@ -114,16 +114,16 @@ def pack_picture(fragment: Fragment) -> bytes:
         if values[name] >> bits:
             raise ValueError(f"header field {name} = {values[name]} does not fit {bits} bits")
         packed = packed << bits | values[name]
-    return packed.to_bytes(PICTURE_BITS // 8, "big")
+    return packed.to_bytes(IMAGE_BITS // 8, "big")
 
 
-def unpack_picture(packed: bytes, find_model: Callable[[int], str]) -> Fragment:
+def unpack_image(packed: bytes, find_model: Callable[[int], str]) -> Fragment:
     """The fragment of 11 bytes; ``find_model`` tells a model's id from its number, and raises ValueError where it knows none.
 
     Raises ValueError where the bytes are no fragment that a transmitter of ours would send.
     """
-    if len(packed) != PICTURE_BITS // 8:
-        raise ValueError(f"header of {len(packed)} bytes: expected {PICTURE_BITS // 8}")
+    if len(packed) != IMAGE_BITS // 8:
+        raise ValueError(f"header of {len(packed)} bytes: expected {IMAGE_BITS // 8}")
     rest, values = int.from_bytes(packed, "big"), {}
     for name, bits in reversed(FIELDS):
         values[name] = rest & (1 << bits) - 1
@@ -149,14 +149,14 @@ def crc24(data: bytes) -> int:
     return register & 0xFFFFFF
 
 
-def header_bits(length: int, picture: bytes) -> np.ndarray:
-    """Version, payload length, picture part and checksum: uint8 (128,), each 0 or 1.
+def header_bits(length: int, image: bytes) -> np.ndarray:
+    """Version, payload length, image part and checksum: uint8 (128,), each 0 or 1.
 
     Raises ValueError unless 1 ≤ ``length`` ≤ 8191.
     """
     if not 1 <= length <= MAX_PAYLOAD:
         raise ValueError(f"payload of {length} symbols: a burst carries 1 to {MAX_PAYLOAD}")
-    data = (VERSION << 13 | length).to_bytes(2, "big") + picture
+    data = (VERSION << 13 | length).to_bytes(2, "big") + image
     return np.unpackbits(np.frombuffer(data + crc24(data).to_bytes(3, "big"), np.uint8))
 
 

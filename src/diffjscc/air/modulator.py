@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures to samples: docs/air-interface.md, sections 4, 6 and 7."""
+"""Images to samples: docs/air-interface.md, sections 4, 6 and 7."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from ..symbols import Symbols
 from .format import MAX_PAYLOAD, PAYLOAD_SEED, PILOT_SPACING, BurstFormat
-from .header import MAX_FRAGMENTS, Fragment, header_bits, header_elements, pack_picture
+from .header import MAX_FRAGMENTS, Fragment, header_bits, header_elements, pack_image
 from .sequences import qpsk_sequence, scattered_order
 
 
 def fragments(symbols: Symbols, burst_symbols: int, session: int = 0) -> Iterator[tuple[Fragment, np.ndarray]]:
-    """Cuts a picture into as few equal fragments as have at most ``burst_symbols``; yields each with its symbols.
+    """Cuts an image into as few equal fragments as have at most ``burst_symbols``; yields each with its symbols.
 
-    The symbols are dealt out in scattered order, so that every fragment holds some of every part of the picture.
+    The symbols are dealt out in scattered order, so that every fragment holds some of every part of the image.
     Raises ValueError where 64 fragments are not enough.
     """
     if not 1 <= burst_symbols <= MAX_PAYLOAD:
@@ -26,8 +26,8 @@ def fragments(symbols: Symbols, burst_symbols: int, session: int = 0) -> Iterato
     count = math.ceil(total / burst_symbols)
     if count > MAX_FRAGMENTS:
         raise ValueError(
-            f"picture of {total} symbols takes {count} bursts of {burst_symbols}: at most {MAX_FRAGMENTS} are allowed; "
-            f"send longer bursts, a lower rate or a smaller picture"
+            f"image of {total} symbols takes {count} bursts of {burst_symbols}: at most {MAX_FRAGMENTS} are allowed; "
+            f"send longer bursts, a lower rate or a smaller image"
         )
     scattered = symbols.values[scattered_order(total)]
     for index in range(count):
@@ -49,13 +49,13 @@ class Modulator:
             raise ValueError(f"clip_db = {clip_db}: must be above 0 dB; 9 costs little, inf does not clip")
         self.format, self.clip_db = burst_format, clip_db
 
-    def __call__(self, payload: np.ndarray, picture: bytes) -> np.ndarray:
-        """payload complex64 (K,), K up to 8191, and the header's picture part → samples complex64 (`burst_len`(K),)."""
+    def __call__(self, payload: np.ndarray, image: bytes) -> np.ndarray:
+        """payload complex64 (K,), K up to 8191, and the header's image part → samples complex64 (`burst_len`(K),)."""
         shape = self.format
         rows = shape.header_symbols + shape.payload_symbols(len(payload))
         data = np.zeros(rows * shape.data_per_symbol, np.complex64)
         begin = shape.header_symbols * shape.data_per_symbol
-        data[:begin] = header_elements(header_bits(len(payload), picture), shape.header_values)
+        data[:begin] = header_elements(header_bits(len(payload), image), shape.header_values)
         # What the last symbol has left over is filled from the front: silence would cost the estimates there. And each
         # symbol is turned by another quarter: a clear sky is one symbol many times, and would be one high peak.
         data[begin:] = np.resize(payload, len(data) - begin) * qpsk_sequence(len(data) - begin, PAYLOAD_SEED)
@@ -63,8 +63,8 @@ class Modulator:
         return np.concatenate((shape.preamble, samples))
 
     def fragment(self, fragment: Fragment, payload: np.ndarray) -> np.ndarray:
-        """Samples of one fragment of a picture."""
-        return self(payload, pack_picture(fragment))
+        """Samples of one fragment of an image."""
+        return self(payload, pack_image(fragment))
 
     def _ofdm(self, data: np.ndarray) -> np.ndarray:
         """Data of each symbol's free carriers (rows, D) → samples."""

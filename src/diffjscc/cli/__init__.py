@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 2 after one line on standard error for bad input."""
     parser = argparse.ArgumentParser(
         prog="diffjscc",
-        description="Send pictures over noisy channels as analog symbols, and get them back degraded but never lost.",
+        description="Send images over noisy channels as analog symbols, and get them back degraded but never lost.",
     )
     parser.add_argument("--version", action="version", version=f"diffjscc {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -15,11 +15,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure a codec over rates and SNRs, or a refiner",
-        description="Sends every picture at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table; with"
+        description="Sends every image at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table; with"
         " --refine, at one SNR, distortion and realism before and after (LPIPS and FID where their weights are at hand).",
         epilog="examples: diffjscc evaluate kodak/ --snrs 1 4 7 10 13; diffjscc evaluate kodak/ --refine mini --snrs 1",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, a folder of pictures, or a quoted pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder of paths, or a quoted pattern")
     parser.add_argument(
         "--rates", type=options.rate, nargs="+", metavar="R", help="channel uses per pixel (default: all that the model has)"
     )
@@ -30,7 +30,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         metavar="DB",
         help="SNRs in dB (default: 1 4 7 10 13; with --refine: 1)",
     )
-    parser.add_argument("--passes", type=int, default=1, metavar="N", help="times that each picture is sent (default: %(default)s)")
+    parser.add_argument("--passes", type=int, default=1, metavar="N", help="times that each image is sent (default: %(default)s)")
     options.add_channel(parser)
     options.add_model(parser)
     options.add_refiner(parser)
@@ -49,14 +49,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--passes {arguments.passes}: must be at least 1")
     codec = load_codec(arguments.model, arguments.device)
     rates = [codec.check_rate(rate) for rate in arguments.rates or codec.rates]
-    pictures = [path for source in arguments.images for path in find_images(source)]
+    paths = [path for source in arguments.images for path in find_images(source)]
     if arguments.refine:
-        _evaluate_refiner(arguments, codec, rates, pictures)
+        _evaluate_refiner(arguments, codec, rates, paths)
         return
     snrs_db = arguments.snrs or [1.0, 4.0, 7.0, 10.0, 13.0]
     points = sweep(
         codec,
-        pictures,
+        paths,
         snrs_db,
         rates,
         arguments.channel,
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(markdown_table(points))
 
 
-def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, pictures) -> None:
+def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, paths) -> None:
     from tqdm import tqdm
 
     from ..evaluate.refinement import markdown_scores, score_refiner
@@ -81,7 +81,7 @@ def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, pictures) -> 
     if len(snrs_db) > 1:
         raise ValueError(f"--refine measures at one SNR: give --snrs {snrs_db[0]:g} alone")
     refiner = load_refiner(arguments.refine, arguments.device, captioner=arguments.captioner)
-    scores = score_refiner(codec, refiner, pictures, snrs_db[0], rates, arguments.seed, **options.refiner_options(arguments))
+    scores = score_refiner(codec, refiner, paths, snrs_db[0], rates, arguments.seed, **options.refiner_options(arguments))
     scores = list(tqdm(scores, total=1 + 2 * len(rates), unit="row"))
     if arguments.json:
         _print_json(scores)

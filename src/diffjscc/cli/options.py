@@ -46,7 +46,7 @@ def add_refiner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the refiner's)")
     parser.add_argument("--strength", type=float, metavar="X", help="how much is repainted, above 0 to 1 (default: the refiner's)")
     parser.add_argument("--colour-fix", metavar="F", help="none, wavelet or adain (default: the refiner's)")
-    parser.add_argument("--prompt", metavar="TEXT", help="what the pictures show, for refiners that take text")
+    parser.add_argument("--prompt", metavar="TEXT", help="what the images show, for refiners that take text")
     parser.add_argument("--captioner", metavar="MODEL", help="BLIP-2 that says what they show: a folder, or an id on the hub")
 
 

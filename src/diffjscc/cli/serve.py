@@ -13,8 +13,8 @@ from pathlib import Path
 def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "serve",
-        help="refine pictures for others",
-        description="Refines pictures for radios on this machine or others; docs/refinement-service.md says how.",
+        help="refine images for others",
+        description="Refines images for radios on this machine or others; docs/refinement-service.md says how.",
         epilog="example: diffjscc serve --model mini --bind tcp://0.0.0.0:5555 --keys keys/ --clients clients/",
     )
     parser.add_argument(
@@ -47,9 +47,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "--status", default="127.0.0.1:9155", metavar="HOST:PORT", help="status page and metrics, or none (default: %(default)s)"
     )
     parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
-    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help="pictures of a batch (default: %(default)s)")
+    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help="images of a batch (default: %(default)s)")
     parser.add_argument(
-        "--batch-window", type=float, default=2.0, metavar="MS", help="what a picture waits for others (default: %(default)s)"
+        "--batch-window", type=float, default=2.0, metavar="MS", help="what an image waits for others (default: %(default)s)"
     )
     parser.add_argument(
         "--keep", type=float, default=64.0, metavar="MB", help="answers kept for clients that ask again (default: %(default)s)"

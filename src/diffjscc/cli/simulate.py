@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`diffjscc simulate`: pictures through a channel model, without GNU Radio."""
+"""`diffjscc simulate`: images through a channel model, without GNU Radio."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from . import options
 def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "simulate",
-        help="send pictures through a simulated channel",
-        description="Encodes each picture, adds the channel's noise, decodes, and writes what was received.",
+        help="send images through a simulated channel",
+        description="Encodes each image, adds the channel's noise, decodes, and writes what was received.",
         epilog="example: diffjscc simulate photo.jpg --rate 1/128 --snr 1 --refine mini --out received",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, a folder of pictures, or a quoted pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder of images, or a quoted pattern")
     parser.add_argument("--rate", type=options.rate, metavar="R", help="channel uses per pixel (default: the model's lowest)")
     parser.add_argument("--snr", type=options.snr_db, default=1.0, metavar="DB", help="SNR in dB (default: %(default)s)")
     options.add_channel(parser)
     options.add_model(parser)
     options.add_refiner(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("received"), metavar="DIR", help="folder for the pictures (default: %(default)s)"
+        "--out", type=Path, default=Path("received"), metavar="DIR", help="folder for the images (default: %(default)s)"
     )
     options.add_json(parser)
     parser.set_defaults(run=run)
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             image = to_tensor(read_image(path))
         except ValueError as error:
-            # The other pictures are still sent.
+            # The other images are still sent.
             print(f"diffjscc: {error}", file=sys.stderr)
             failed = True
             continue
@@ -76,17 +76,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _written(picture, original, path: Path) -> dict:
-    """Writes the picture, and says where and how good it is."""
+def _written(image, original, path: Path) -> dict:
+    """Writes the image, and says where and how good it is."""
     from ..evaluate.metrics import ms_ssim, psnr
     from ..images import to_pixels, write_image
 
-    picture = picture.cpu()
-    write_image(path, to_pixels(picture))
-    similarity = ms_ssim(picture, original)
+    image = image.cpu()
+    write_image(path, to_pixels(image))
+    similarity = ms_ssim(image, original)
     return {
         "received": str(path),
-        "psnr_db": round(psnr(picture, original), 3),
+        "psnr_db": round(psnr(image, original), 3),
         "ms_ssim": None if math.isnan(similarity) else round(similarity, 4),
     }
 

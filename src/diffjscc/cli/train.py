@@ -83,7 +83,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
             epilog=f"example: {example}",
             argument_default=argparse.SUPPRESS,
         )
-        sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of pictures; every 40th is held out")
+        sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of images; every 40th is held out")
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run: checkpoint, recipe, model")
         for field in fields:
             kind, metavar, text = FIELDS[field]

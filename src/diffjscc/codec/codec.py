@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ..images import pad_to_block
-from ..symbols import BLOCK, ImageHeader, Reception, Symbols, check_picture_size, parse_rate, parse_snr_db, rate_channels
+from ..symbols import BLOCK, ImageHeader, Reception, Symbols, check_image_size, parse_rate, parse_snr_db, rate_channels
 
 
 @dataclass(frozen=True)
 class ChannelState:
-    """What encoder and decoder know of the channel, a row a picture.
+    """What encoder and decoder know of the channel, a row an image.
 
     snr_db     float32 (N,): at the encoder the SNR asked for, at the decoder the SNR met
     fading     complex64 (N,): the flat-fading gain h; 1 on AWGN
@@ -37,10 +37,10 @@ class ChannelState:
 
 
 class Codec(nn.Module, ABC):
-    """A JSCC autoencoder: pictures to unit-power complex symbols, and back from noisy ones.
+    """A JSCC autoencoder: images to unit-power complex symbols, and back from noisy ones.
 
-        picture ─► pad to 16 ─► analyse ─► first C channels ─► mean |y|² = 1 ─► Symbols
-        picture ◄─ crop ◄───── synthesise ◄─ latent (N,C,H/16,W/16) ◄────────── Reception
+        image ─► pad to 16 ─► analyse ─► first C channels ─► mean |y|² = 1 ─► Symbols
+        image ◄─ crop ◄───── synthesise ◄─ latent (N,C,H/16,W/16) ◄────────── Reception
 
     A complex symbol is channel c + j·channel (c + C/2) at one latent position, the authors' pairing; symbols run
     along rows, then columns, then channels. An architecture supplies `analyse` and `synthesise`.
@@ -94,26 +94,26 @@ class Codec(nn.Module, ABC):
         image_id: int = 0,
         fading: complex = 1.0,
     ) -> Symbols | list[Symbols]:
-        """Pictures to channel symbols.
+        """Images to channel symbols.
 
-        images    float (3, H, W), or (N, 3, H, W) for N pictures at once; RGB in [0, 1]; H, W ≥ 32
+        images    float (3, H, W), or (N, 3, H, W) for N images at once; RGB in [0, 1]; H, W ≥ 32
         snr_db    the SNR to encode for, dB; outside the trained range the nearest end of it is used
         rate      channel uses per pixel; default: the model's lowest
-        image_id  id of the first picture; the others of a batch count on from it
+        image_id  id of the first image; the others of a batch count on from it
         fading    the gain that a Rayleigh codec's transmitter is told
 
         Returns Symbols, or a list of them for a batch. Raises ValueError for a rate that the model lacks, an SNR
-        that is not finite, or pictures of another shape, size or value.
+        that is not finite, or images of another shape, size or value.
         """
         rate = self.check_rate(self.rates[0] if rate is None else rate)
         snr_db = parse_snr_db(snr_db)
         if images.ndim not in (3, 4) or images.shape[-3] != 3 or not images.is_floating_point():
-            raise ValueError(f"picture is {images.dtype} {tuple(images.shape)}: expected float (3, H, W) or (N, 3, H, W)")
+            raise ValueError(f"image is {images.dtype} {tuple(images.shape)}: expected float (3, H, W) or (N, 3, H, W)")
         height, width = images.shape[-2:]
-        check_picture_size(width, height)
+        check_image_size(width, height)
         batch = images if images.ndim == 4 else images[None]
         if not torch.isfinite(batch).all():
-            raise ValueError("picture holds NaN or infinite values: expected RGB in [0, 1]")
+            raise ValueError("image holds NaN or infinite values: expected RGB in [0, 1]")
         count = len(batch)
         batch = pad_to_block(batch.to(self.device, torch.float32).clamp(0, 1))
         state = ChannelState(
@@ -132,11 +132,11 @@ class Codec(nn.Module, ABC):
     def decode(
         self, receptions: Reception | Sequence[Reception], headers: ImageHeader | Sequence[ImageHeader]
     ) -> Tensor | list[Tensor]:
-        """Received symbols to pictures, each symbol trusted as far as its noise variance allows.
+        """Received symbols to images, each symbol trusted as far as its noise variance allows.
 
-        One Reception and its header give one picture, float32 (3, H, W) in [0, 1]; sequences give a list, and pictures
+        One Reception and its header give one image, float32 (3, H, W) in [0, 1]; sequences give a list, and images
         of one size and rate run as one batch. Erased (noise variance +inf) and not finite symbols count as lost, and
-        the picture is decoded from the others. Where all variances are equal this is the plain decoder at that SNR.
+        the image is decoded from the others. Where all variances are equal this is the plain decoder at that SNR.
 
         Raises ValueError where the number of symbols is not the header's.
         """
@@ -188,7 +188,7 @@ class Codec(nn.Module, ABC):
 
 
 def normalise_power(latent: Tensor, channels: Tensor) -> Tensor:
-    """Scales each picture's latent to mean |y|² = 1 over the symbols that it sends, and silences the rest.
+    """Scales each image's latent to mean |y|² = 1 over the symbols that it sends, and silences the rest.
 
     latent (N,C,h,w) float32; channels (N,): how many of the C are sent, two real ones a complex symbol.
     A latent that is all zero becomes symbols of equal power, so that the air never carries NaN.
@@ -217,7 +217,7 @@ def symbols_to_latent(symbols: Tensor, channels: int, grid: tuple[int, int]) -> 
 
 
 def weigh(latent: Tensor, reliability: Tensor) -> Tensor:
-    """Shrinks each value by its reliability relative to the picture's mean, for decoders that are told one SNR.
+    """Shrinks each value by its reliability relative to the image's mean, for decoders that are told one SNR.
 
     Values as reliable as the others pass unchanged, lost ones become zero. Both tensors (N,C,h,w).
     """

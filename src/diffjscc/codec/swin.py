@@ -35,7 +35,7 @@ def _unwindows(windows: Tensor, window: int, h: int, w: int) -> Tensor:
 
 
 def _may_attend(h: int, w: int, padded: tuple[int, int], window: int, shift: int, device: torch.device) -> Tensor | None:
-    """Bool (windows, 1, window², window²): which tokens of a window are neighbours in the picture; None if all are.
+    """Bool (windows, 1, window², window²): which tokens of a window are neighbours in the image; None if all are.
 
     Rolling by ``shift`` brings opposite edges into one window and padding brings in tokens that do not exist.
     """
@@ -248,7 +248,7 @@ class SwinCodec(Codec):
     window        side of the attention window, tokens
     snr_range_db  range that it was trained for
 
-    Pictures whose token grids do not fill the windows are padded with tokens that nothing attends to.
+    Images whose token grids do not fill the windows are padded with tokens that nothing attends to.
     """
 
     architecture = "swin"

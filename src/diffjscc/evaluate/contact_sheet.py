@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A contact sheet: rows of pictures with captions under them."""
+"""A contact sheet: rows of images with captions under them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ INK, PAPER = (32, 32, 32), (250, 250, 248)
 
 
 def contact_sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]], width: int = 420) -> np.ndarray:
-    """Rows of (picture uint8 (H, W, 3), caption) → one picture, uint8.
+    """Rows of (image uint8 (H, W, 3), caption) → one image, uint8.
 
-    Every picture is scaled to ``width`` pixels; captions have at most two lines, split by a newline, in Latin-1 without ×.
+    Every image is scaled to ``width`` pixels; captions have at most two lines, split by a newline, in Latin-1 without ×.
     """
     font = ImageFont.load_default(CAPTION_SIZE)
     caption_height = CAPTION_LINES * (CAPTION_SIZE + 5) + MARGIN
@@ -42,6 +42,6 @@ def contact_sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]], width: int =
     return np.asarray(sheet)
 
 
-def error_picture(received: np.ndarray, original: np.ndarray) -> np.ndarray:
+def error_image(received: np.ndarray, original: np.ndarray) -> np.ndarray:
     """What differs, around mid grey: 128 + received − original, clipped, uint8."""
     return (128 + received.astype(np.int16) - original).clip(0, 255).astype(np.uint8)

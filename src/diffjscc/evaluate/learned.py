@@ -27,7 +27,7 @@ def load_lpips() -> nn.Module | None:
 
 
 def load_fid(feature: int | nn.Module = 2048) -> nn.Module | None:
-    """FID of torchmetrics on [0, 1] pictures; None where Inception's weights are not at hand.
+    """FID of torchmetrics on [0, 1] images; None where Inception's weights are not at hand.
 
     feature  width of the Inception layer, or another network that extracts features
     """
@@ -50,7 +50,7 @@ def _at_hand(name: str, load: Callable[[], nn.Module]) -> nn.Module | None:
 
 
 def patches(image: Tensor) -> Tensor:
-    """Half-overlapping patches of a picture (3, H, W) → (P, 3, 256, 256); empty for a smaller one."""
+    """Half-overlapping patches of an image (3, H, W) → (P, 3, 256, 256); empty for a smaller one."""
     starts = [range(0, side - FID_PATCH + 1, FID_PATCH // 2) for side in image.shape[-2:]]
     cut = [image[:, y : y + FID_PATCH, x : x + FID_PATCH] for y in starts[0] for x in starts[1]]
     return torch.stack(cut) if cut else image.new_zeros(0, 3, FID_PATCH, FID_PATCH)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""NIQE: how far a picture's statistics are from those of pristine photographs, without seeing its original.
+"""NIQE: how far an image's statistics are from those of pristine photographs, without seeing its original.
 
 Mittal, Soundararajan and Bovik, "Making a completely blind image quality analyzer", IEEE Signal Processing Letters, 2013.
 
-    luminance ─► (I − µ)/(σ + 1) ─► 96×96 patches ─► 18 features each ─┬─► Gaussian of the picture ─► distance
+    luminance ─► (I − µ)/(σ + 1) ─► 96×96 patches ─► 18 features each ─┬─► Gaussian of the image ─► distance
         └─► ÷2 ─► the same ──────────── 48×48 ─► 18 features ──────────┘    to the pristine Gaussian
 
 The features are the parameters of generalised Gaussians fitted to the normalised luminance and to the products of
@@ -31,7 +31,7 @@ SHARPNESS = 0.75
 
 
 def niqe(pixels: np.ndarray) -> float:
-    """NIQE of uint8 RGB (H, W, 3), lower is better; NaN for a picture with fewer than four 96×96 patches."""
+    """NIQE of uint8 RGB (H, W, 3), lower is better; NaN for an image with fewer than four 96×96 patches."""
     if min(pixels.shape[:2]) < PATCH:
         return float("nan")
     features, _ = _features(pixels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How real a set of pictures looks beside its originals, measured without any network's weights."""
+"""How real a set of images looks beside its originals, measured without any network's weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 #: Side of the patches that are compared, pixels of their pyramid level.
 PATCH = 7
 
-#: Patches drawn from each picture and level.
+#: Patches drawn from each image and level.
 PATCHES = 1024
 
 #: Random directions that patches are projected on.
@@ -21,7 +21,7 @@ FLAT_BLOCK = 16
 
 
 def laplacian_pyramid(image: Tensor, levels: int) -> list[Tensor]:
-    """What a picture holds at each octave of spatial frequency, finest first (Burt and Adelson, 1983); the rest is left out.
+    """What an image holds at each octave of spatial frequency, finest first (Burt and Adelson, 1983); the rest is left out.
 
     image (C, H, W) → [(C, H, W), (C, H/2, W/2), …]
     """
@@ -41,7 +41,7 @@ def _binomial(image: Tensor) -> Tensor:
 
 
 class SlicedWasserstein:
-    """Sliced Wasserstein distance between the patches of two sets of pictures, by octave (Karras et al., ICLR 2018).
+    """Sliced Wasserstein distance between the patches of two sets of images, by octave (Karras et al., ICLR 2018).
 
     7×7×3 patches of each Laplacian level are projected on random directions; along each, the distance is the mean
     difference of the sorted projections. In grey levels of 255: Karras et al. normalise each set's contrast away, which
@@ -58,7 +58,7 @@ class SlicedWasserstein:
         self._wanted: list[list[Tensor]] = [[] for _ in range(levels)]
 
     def add(self, image: Tensor, original: Tensor) -> None:
-        """A picture and its original, float (3, H, W) in [0, 1]."""
+        """An image and its original, float (3, H, W) in [0, 1]."""
         pyramids = (laplacian_pyramid(p.float().cpu() * 255, self.levels) for p in (image, original))
         for level, (given, wanted) in enumerate(zip(*pyramids)):
             tops, lefts = (torch.randint(side - PATCH + 1, (PATCHES,), generator=self._random) for side in given.shape[1:])
@@ -80,7 +80,7 @@ class SlicedWasserstein:
 
 
 def flat_deviation(image: Tensor, original: Tensor, share: float = 0.1) -> tuple[float, float]:
-    """Mean standard deviation of the picture, and of its original, in the original's smoothest blocks, grey levels of 255.
+    """Mean standard deviation of the image, and of its original, in the original's smoothest blocks, grey levels of 255.
 
     Both float (3, H, W) in [0, 1]; ``share`` of the 16×16 blocks counts as smooth. A refiner that leaves flat regions
     flat keeps the first near the second.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a refiner gives and what it costs: distortion and realism before and after, over pictures."""
+"""What a refiner gives and what it costs: distortion and realism before and after, over images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """Means over pictures of one stage: "original", "initial" or "refined".
+    """Means over images of one stage: "original", "initial" or "refined".
 
     psnr_db, ms_ssim   distortion
     swd                sliced Wasserstein distances of the two finest octaves, grey levels; see `realism`
@@ -48,7 +48,7 @@ class Score:
 
 
 class Scorer:
-    """Gathers pictures and their originals, float (3, H, W) in [0, 1], and scores them as they would be stored: in 8 bits."""
+    """Gathers images and their originals, float (3, H, W) in [0, 1], and scores them as they would be stored: in 8 bits."""
 
     def __init__(self, stage: str, rate: Fraction | None):
         self.stage, self.rate = stage, rate
@@ -83,17 +83,17 @@ class Scorer:
 def score_refiner(
     codec: Codec,
     refiner: DiffJSCCPipeline,
-    pictures: Sequence[Path],
+    paths: Sequence[Path],
     snr_db: float,
     rates: Sequence[Fraction] | None = None,
     seed: int = 0,
     **options,
 ) -> Iterator[Score]:
-    """Sends every picture at every rate over AWGN, and scores originals, initial reconstructions and refined pictures.
+    """Sends every image at every rate over AWGN, and scores originals, initial reconstructions and refined images.
 
-    ``options`` are those of the refiner's call. The noise of a picture is the same at every rate.
+    ``options`` are those of the refiner's call. The noise of an image is the same at every rate.
     """
-    images = [to_tensor(read_image(path)) for path in pictures]
+    images = [to_tensor(read_image(path)) for path in paths]
     original = Scorer("original", None)
     for image in images:
         original.add(image, image)

@@ -16,7 +16,7 @@ from .metrics import ms_ssim, psnr
 
 @dataclass(frozen=True)
 class GridPoint:
-    """Means over pictures and passes at one rate and SNR. snr_db and psnr_db in dB."""
+    """Means over images and passes at one rate and SNR. snr_db and psnr_db in dB."""
 
     rate: Fraction
     snr_db: float
@@ -26,7 +26,7 @@ class GridPoint:
 
 def sweep(
     codec: Codec,
-    pictures: Sequence[Path],
+    paths: Sequence[Path],
     snrs_db: Sequence[float],
     rates: Sequence[Fraction] | None = None,
     channel: str = "awgn",
@@ -34,12 +34,12 @@ def sweep(
     seed: int = 0,
     erasures: float = 0.0,
 ) -> Iterator[GridPoint]:
-    """Sends every picture ``passes`` times at every rate (default: all that the codec has) and SNR,
+    """Sends every image ``passes`` times at every rate (default: all that the codec has) and SNR,
     and loses each symbol with probability ``erasures``.
 
-    Pictures as decoded, float, without rounding to 8 bits; the noise of a picture and pass is the same at every point.
+    Images as decoded, float, without rounding to 8 bits; the noise of an image and pass is the same at every point.
     """
-    images = [to_tensor(read_image(path)) for path in pictures]
+    images = [to_tensor(read_image(path)) for path in paths]
     for rate in rates or codec.rates:
         for snr_db in snrs_db:
             scores = []

@@ -34,15 +34,15 @@ def load_captioner(source: str | os.PathLike, device: str | torch.device = "cpu"
 
 
 def caption(captioner, processor, images: Tensor) -> list[str]:
-    """One line about each picture, from a Blip2ForConditionalGeneration and its processor.
+    """One line about each image, from a Blip2ForConditionalGeneration and its processor.
 
     images  float (N, 3, H, W) in [0, 1]
 
     Raises CaptionFailed, whatever went wrong in the captioner.
     """
     try:
-        pictures = [to_pixels(image) for image in images]
-        inputs = processor(images=pictures, return_tensors="pt").to(captioner.device, captioner.dtype)
+        pixels = [to_pixels(image) for image in images]
+        inputs = processor(images=pixels, return_tensors="pt").to(captioner.device, captioner.dtype)
         with torch.inference_mode():
             tokens = captioner.generate(**inputs, max_new_tokens=MAX_TOKENS)
         return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Colour correction: a refined picture gets the colours of the initial reconstruction back.
+"""Colour correction: a refined image gets the colours of the initial reconstruction back.
 
 Both are float (N, 3, H, W) in [0, 1]; the result may leave that range.
 """
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Octaves that the refined picture keeps in a wavelet correction.
+#: Octaves that the refined image keeps in a wavelet correction.
 WAVELET_LEVELS = 5
 
 

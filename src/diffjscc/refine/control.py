@@ -47,7 +47,7 @@ class SnrEmbedding(TimestepEmbedding):
 
 
 class ControlModule(ControlNetModel):
-    """What steers a frozen UNet towards the received picture (paper, section III-C).
+    """What steers a frozen UNet towards the received image (paper, section III-C).
 
         f_s ─► 3×3 ──────┐
         z_t ─► 3×3 ─────►+─► encoder of the UNet ─► middle block ─► zero 1×1 ─► added to the UNet's middle block

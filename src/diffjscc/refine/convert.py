@@ -32,7 +32,7 @@ UNET, CONTROL, VAE, TEXT, CODEC = (
 CONDITION_ENCODER = "cond_encoder."
 
 #: Tensors that a checkpoint may hold and that nothing here needs: schedules, which are computed; a metric's network; the
-#: training's averages; what OpenCLIP needs for contrast with pictures alone.
+#: training's averages; what OpenCLIP needs for contrast with images alone.
 IGNORED = re.compile(
     r"(model_ema\.|(preprocess_model\.)?lpips_metric\.|cond_stage_model\.model\.(logit_scale|text_projection|attn_mask)$)"
     r"|((sqrt_|log_)?(recip_|recipm1_|one_minus_)?alphas_cumprod(_prev)?|betas|logvar|lvlb_weights|scale_factor"

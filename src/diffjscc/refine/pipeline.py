@@ -27,18 +27,18 @@ logger = logging.getLogger(__name__)
 #: How a refiner that predicts noise is used unless told otherwise: as in the paper.
 DIFFUSION_DEFAULTS = {"sampler": "ddpm", "steps": 100, "colour_fix": "wavelet"}
 
-#: Pictures whose text features are kept.
+#: Images whose text features are kept.
 FEATURES_KEPT = 64
 
-#: Tiles of this many pixels a side are used when the whole picture does not fit.
+#: Tiles of this many pixels a side are used when the whole image does not fit.
 FALLBACK_TILE = 512
 
-#: Pixels of the largest picture that is refined as a whole unless told otherwise.
+#: Pixels of the largest image that is refined as a whole unless told otherwise.
 WHOLE_PIXELS = 2 << 20
 
 
 class DiffJSCCPipeline(DiffusionPipeline):
-    """Repaints an initial reconstruction: JSCC decoder's picture in, realistic picture out (paper, section III).
+    """Repaints an initial reconstruction: JSCC decoder's image in, realistic image out (paper, section III).
 
         initial ─► VAE encoder ─► f_s ─┬──────────► control module ◄─ γ
            │                           │ (start)      │
@@ -48,17 +48,17 @@ class DiffJSCCPipeline(DiffusionPipeline):
 
     vae, unet, scheduler        of Stable Diffusion, or small ones of the same classes; AutoencoderKL or AutoencoderTiny
     control                     ControlModule
-    text_encoder, tokenizer     of Stable Diffusion; without them every picture gets the same, empty text features
+    text_encoder, tokenizer     of Stable Diffusion; without them every image gets the same, empty text features
     captioner, caption_processor  Blip2ForConditionalGeneration and its processor; without them only given prompts count
     defaults                    sampler, steps, colour_fix and, if it is there, strength, where a call gives none; of a flow,
                                 also start_noise: the deviation of the noise on its start, the latent of the initial
                                 reconstruction
 
-    A scheduler of the flow-matching kind makes it a flow from the initial reconstruction to the refined picture, walked
+    A scheduler of the flow-matching kind makes it a flow from the initial reconstruction to the refined image, walked
     in as many steps as it was trained for; any other kind makes it a diffusion that predicts noise.
 
-    ``whole_pixels`` is the memory budget: larger pictures are refined in tiles.
-    ``caption_failures`` counts the pictures that went on without text because the captioner failed.
+    ``whole_pixels`` is the memory budget: larger images are refined in tiles.
+    ``caption_failures`` counts the images that went on without text because the captioner failed.
 
     Example:
         refiner = load_refiner("mini")
@@ -100,14 +100,14 @@ class DiffJSCCPipeline(DiffusionPipeline):
 
     @property
     def downsampling(self) -> int:
-        """Pixels of a picture a value of its latent, along each side."""
+        """Pixels of an image a value of its latent, along each side."""
         if hasattr(self.vae.config, "decoder_block_out_channels"):
             return 2 ** (len(self.vae.config.decoder_block_out_channels) - 1)
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def granularity(self) -> int:
-        """Sides of a picture are padded to a multiple of this, pixels."""
+        """Sides of an image are padded to a multiple of this, pixels."""
         return self.downsampling * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @torch.inference_mode()
@@ -131,9 +131,9 @@ class DiffJSCCPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback_on_step_end: Callable[[DiffJSCCPipeline, int, Tensor, dict], dict | None] | None = None,
     ) -> Tensor:
-        """Initial reconstructions to refined pictures.
+        """Initial reconstructions to refined images.
 
-        initial          float (3, H, W), or (N, 3, H, W) for N pictures at once; RGB in [0, 1]; any H and W of at least 16
+        initial          float (3, H, W), or (N, 3, H, W) for N images at once; RGB in [0, 1]; any H and W of at least 16
         snr_db           at which they were received, dB: one for all or (N,); None where it is not known
         prompt           what they show, one for all or one each; default: a caption where there is a captioner, else none
         steps, sampler   see `samplers.make_sampler`; defaults: the model's
@@ -145,9 +145,9 @@ class DiffJSCCPipeline(DiffusionPipeline):
         control_scale    factor on what the control module says
         use_snr, use_text  False leaves out what the paper's ablation leaves out
         colour_fix       "none", "wavelet" or "adain"; default: the model's
-        tile             side of the tiles in which networks run, pixels; default: the whole picture at once, or tiles of
+        tile             side of the tiles in which networks run, pixels; default: the whole image at once, or tiles of
                          512 where it has more than ``whole_pixels`` or does not fit in the memory of a GPU
-        generator        one for all, or one each, which makes a picture independent of its batch
+        generator        one for all, or one each, which makes an image independent of its batch
         callback_on_step_end  called as (pipeline, step, timestep, {"latents": z}) after each step; may return {"latents": z}
 
         Returns float32 (3, H, W), or (N, 3, H, W), in [0, 1], on the pipeline's device. Raises ValueError for bad input.
@@ -190,7 +190,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         return refined if initial.ndim == 4 else refined[0]
 
     def encode(self, images: Tensor, tile: int | None = None) -> Tensor:
-        """(N, 3, H, W) in [0, 1], sides multiples of ``granularity`` → scaled latent (N, C, h, w), f_s of an initial picture."""
+        """(N, 3, H, W) in [0, 1], sides multiples of ``granularity`` → scaled latent (N, C, h, w), f_s of an initial image."""
 
         def encoder(pixels: Tensor) -> Tensor:
             encoded = self.vae.encode(pixels)
@@ -288,7 +288,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
     def _check_snr(self, snr_db: float | Tensor | None, count: int) -> Tensor:
         snr = torch.as_tensor(float("nan") if snr_db is None else snr_db, dtype=torch.float32, device=self.device)
         if snr.numel() not in (1, count):
-            raise ValueError(f"snr_db holds {snr.numel()} values for {count} pictures: give one, or one each")
+            raise ValueError(f"snr_db holds {snr.numel()} values for {count} images: give one, or one each")
         return snr.reshape(-1).expand(count)
 
     def pad(self, images: Tensor) -> Tensor:
@@ -297,16 +297,16 @@ class DiffJSCCPipeline(DiffusionPipeline):
         return F.pad(images, (0, -width % self.granularity, 0, -height % self.granularity), mode="replicate")
 
     def _text(self, images: Tensor, prompt: str | Sequence[str] | None, use_text: bool) -> Tensor:
-        """f_l (N, L, D): of the prompts, or of captions, which are kept by picture."""
+        """f_l (N, L, D): of the prompts, or of captions, which are kept by image."""
         count = len(images)
         if prompt is not None:
             prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
             if len(prompts) != count:
-                raise ValueError(f"{len(prompts)} prompts for {count} pictures: give one, or one each")
+                raise ValueError(f"{len(prompts)} prompts for {count} images: give one, or one each")
             return self.encode_prompts(prompts)
         if self.captioner is None or not use_text:
             return self.encode_prompts([""] * count)
-        keys = [("picture", hashlib.sha256(image.cpu().numpy().tobytes()).digest()) for image in images]
+        keys = [("image", hashlib.sha256(image.cpu().numpy().tobytes()).digest()) for image in images]
         return torch.stack(
             [
                 self._kept(key, lambda image=image: self.encode_prompts([self._caption(image)])[0])
@@ -349,7 +349,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         except torch.OutOfMemoryError:
             if tile is not None:
                 raise ValueError(
-                    f"out of GPU memory in tiles of {tile} pixels: give a smaller tile, or fewer pictures at once"
+                    f"out of GPU memory in tiles of {tile} pixels: give a smaller tile, or fewer images at once"
                 ) from None
         # Outside the handler, which would keep the failed run's tensors alive.
         if torch.cuda.is_available():

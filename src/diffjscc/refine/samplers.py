@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Samplers: which of diffusers' schedulers walks from noise to a picture, and through which timesteps."""
+"""Samplers: which of diffusers' schedulers walks from noise to an image, and through which timesteps."""
 
 from __future__ import annotations
 

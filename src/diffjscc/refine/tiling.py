@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures larger than memory: a network runs on overlapping tiles, and the results are faded into each other."""
+"""Images larger than memory: a network runs on overlapping tiles, and the results are faded into each other."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The refinement service: initial reconstructions in, refined pictures out, over ZeroMQ. See docs/refinement-service.md.
+"""The refinement service: initial reconstructions in, refined images out, over ZeroMQ. See docs/refinement-service.md.
 
 Importing it imports no torch: a radio machine needs none.
 """

@@ -14,7 +14,7 @@ SETTINGS = {M_TRIM_THRESHOLD: (1 << 31) - 1, M_MMAP_THRESHOLD: 1 << 30, M_ARENA_
 def keep_pages() -> None:
     """Has glibc keep the memory that a layer's activations took for the next layer's; elsewhere does nothing.
 
-    By default it gives tensors of more than 32 MB back to the kernel, which fills every page with zeros anew: a picture of
+    By default it gives tensors of more than 32 MB back to the kernel, which fills every page with zeros anew: an image of
     768×512 through `mini` then takes a tenth longer and eight at once more than twice as long. To be called at the start
     of a process of one's own, before there are threads; what was once used stays the process's.
     """

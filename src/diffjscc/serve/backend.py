@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to refine: uint8 (H, W, 3), and what differs from picture to picture."""
+    """One image to refine: uint8 (H, W, 3), and what differs from image to image."""
 
     pixels: np.ndarray
     snr_db: float | None
@@ -34,7 +34,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one size, refined together. ``number`` is the server's name for it; ``previews``: items to show on the way."""
+    """Images of one size, refined together. ``number`` is the server's name for it; ``previews``: items to show on the way."""
 
     number: int
     model: str
@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a picture was not refined: a code of the protocol, and one line."""
+    """Why an image was not refined: a code of the protocol, and one line."""
 
     code: str
     message: str
@@ -176,7 +176,7 @@ class LocalBackend:
 
 
 def refine(engine: Refines, batch: Batch, report: Callable[[Stepped], None], stopped: set[int]) -> Done:
-    """One batch through an engine. A batch that fails is tried picture by picture: a bad request costs only itself."""
+    """One batch through an engine. A batch that fails is tried image by image: a bad request costs only itself."""
     start = time.monotonic()
 
     def on_step(step: int, steps: int, previews: dict[int, np.ndarray], items: tuple[int, ...] | None = None) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 
 from .protocol import CHANNELS, Request
 
-#: Pixels of a batch, unless a single picture has more: what a GPU of 8 GB, or a patient CPU, takes at once.
+#: Pixels of a batch, unless a single image has more: what a GPU of 8 GB, or a patient CPU, takes at once.
 BATCH_PIXELS = 1 << 23
 
-#: Bytes of pixels that may wait, whatever the number of pictures.
+#: Bytes of pixels that may wait, whatever the number of images.
 QUEUE_BYTES = 1 << 30
 
 
@@ -73,7 +73,7 @@ class Batcher:
 
     def admit(self, work: Work) -> bool:
         """Queues a work, unless the queue is full."""
-        # A single picture always fits.
+        # A single image always fits.
         if self._waiting and (len(self._waiting) >= self.max_queue or self._bytes + work.size > QUEUE_BYTES):
             return False
         self._waiting[work.key] = work

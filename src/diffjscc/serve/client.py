@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The client: hands pictures to a server and gets them back refined, through whatever happens to server and network."""
+"""The client: hands images to a server and gets them back refined, through whatever happens to server and network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from . import keys, pictures
+from . import images, keys
 from .addresses import DEFAULT, check_port
 from .mailbox import Mailbox
 from .protocol import (
     ENCODINGS,
-    MAX_PICTURE,
+    MAX_IMAGE,
     Accepted,
     Busy,
     Cancel,
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between pings while something is outstanding; and of silence after which the connection is given up.
 PING_SECONDS, SILENCE_SECONDS = 1.0, 6.0
 
-#: Bytes a second of the slowest network that is not taken for silence: a pong comes after the picture that is on its way.
+#: Bytes a second of the slowest network that is not taken for silence: a pong comes after the image that is on its way.
 SLOWEST = 50_000
 
 #: Seconds between attempts to connect: at first, and at most. libzmq doubles in between.
@@ -58,14 +58,14 @@ RETRY_SECONDS = (0.1, 5.0)
 #: Messages that libzmq takes for a server that reads slowly; the rest wait here.
 SEND_QUEUE = 16
 
-#: Errors that another attempt may cure before the deadline. Not "lost": a picture that ended two workers may end the next.
+#: Errors that another attempt may cure before the deadline. Not "lost": an image that ended two workers may end the next.
 WORTH_RETRYING = ("draining",)
 
 FAILED_HANDSHAKES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
 class RefineError(Exception):
-    """A picture that was not refined: the protocol's code, one line, and whether the same request may succeed later."""
+    """An image that was not refined: the protocol's code, one line, and whether the same request may succeed later."""
 
     def __init__(self, code: str, message: str, retryable: bool):
         super().__init__(message)
@@ -80,7 +80,7 @@ class RefineTimeout(RefineError):
 
 
 class Job(Future):
-    """A picture on its way: a future of refined pixels, uint8 (H, W, 3), or of a `RefineError`. ``id`` names it to the server.
+    """An image on its way: a future of refined pixels, uint8 (H, W, 3), or of a `RefineError`. ``id`` names it to the server.
 
     It is over by its deadline, whatever happens. ``cancel()`` works until then, and tells the server.
     """
@@ -109,7 +109,7 @@ class RefineClient:
                      until it is back; none: logged as a warning
 
     A server that cannot be reached, restarts, is full or stops is tried again with growing pauses until a job's deadline.
-    Pictures of a job asked twice are computed once: the server knows it by its id.
+    Images of a job asked twice are computed once: the server knows it by its id.
 
     Example:
         with RefineClient("tcp://127.0.0.1:5555") as client:
@@ -163,22 +163,22 @@ class RefineClient:
         on_progress: Callable[[int, int, np.ndarray | None], None] | None = None,
         preview: bool = False,
     ) -> Job:
-        """Hands in a picture, uint8 (H, W, 3), and returns at once; the picture is encoded here, in the caller's thread.
+        """Hands in an image, uint8 (H, W, 3), and returns at once; the image is encoded here, in the caller's thread.
 
         deadline     seconds until the job is over, one way or the other
-        encoding     of both pictures on the way: "png", "raw" on a fast network, or "jpeg" where loss is tolerable
-        on_progress  called in the client's thread as (step, steps, None or, with ``preview``, the picture so far)
+        encoding     of both images on the way: "png", "raw" on a fast network, or "jpeg" where loss is tolerable
+        on_progress  called in the client's thread as (step, steps, None or, with ``preview``, the image so far)
 
         The rest is as in `DiffJSCCPipeline`. Raises ValueError for bad input, and RefineError "busy" where too many jobs
         are outstanding, or "closed".
         """
-        pictures.check_pixels(pixels)
+        images.check_pixels(pixels)
         if encoding not in ENCODINGS:
             raise ValueError(f"encoding '{encoding}': choose from {', '.join(ENCODINGS)}")
         if not (isinstance(deadline, (int, float)) and 0 < deadline < math.inf):
             raise ValueError(f"deadline = {deadline}: must be a number of seconds above 0")
         height, width = pixels.shape[:2]
-        picture = pictures.to_bytes(pixels, encoding)
+        image = images.to_bytes(pixels, encoding)
         request = Request(
             id=uuid.uuid4().hex,
             model=model,
@@ -195,7 +195,7 @@ class RefineClient:
             progress=on_progress is not None,
             preview=preview and on_progress is not None,
             # The caller may go on and write into its array.
-            picture=bytes(picture),
+            image=bytes(image),
         )
         job = Job(request, on_progress)
         with self._lock:
@@ -220,7 +220,7 @@ class RefineClient:
 
     async def arefine(self, pixels: np.ndarray, snr_db: float | None = None, model: str = "mini", **options) -> np.ndarray:
         """`refine` for asyncio; cancelling the task cancels the job."""
-        # Encoding a large picture takes a while, in which the loop had better go on.
+        # Encoding a large image takes a while, in which the loop had better go on.
         job = await asyncio.to_thread(self.submit, pixels, snr_db, model, **options)
         return await asyncio.wrap_future(job)
 
@@ -267,7 +267,7 @@ class RefineClient:
         # Nothing is queued for a server that is not there: what it missed is sent when it is.
         socket.immediate = True
         socket.sndhwm = SEND_QUEUE
-        socket.maxmsgsize = MAX_PICTURE
+        socket.maxmsgsize = MAX_IMAGE
         socket.reconnect_ivl, socket.reconnect_ivl_max = (int(1000 * seconds) for seconds in RECONNECT_SECONDS)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         if self._curve is not None:
@@ -395,7 +395,7 @@ class RefineClient:
         if not self._jobs and not self._pings:
             self._heard = now
             return
-        on_the_way = sum(len(job._request.picture) for job in list(self._jobs.values()) if job._due == math.inf)
+        on_the_way = sum(len(job._request.image) for job in list(self._jobs.values()) if job._due == math.inf)
         if now - self._heard > SILENCE_SECONDS + on_the_way / SLOWEST:
             self._fail_connection(f"{self.address} has been silent for {now - self._heard:.0f} s")
             self._reopen = now
@@ -443,14 +443,12 @@ class RefineClient:
             size = message.width, message.height
             try:
                 if size != (job._request.width, job._request.height):
-                    raise ValueError(
-                        "result is {}×{}, the picture was {}×{}".format(*size, job._request.width, job._request.height)
-                    )
-                pixels = pictures.to_pixels(message.picture, *size, message.encoding)
+                    raise ValueError("result is {}×{}, the image was {}×{}".format(*size, job._request.width, job._request.height))
+                pixels = images.to_pixels(message.image, *size, message.encoding)
                 # Its own memory: not the socket's, and writable.
                 self._end(job, np.array(pixels))
             except ValueError as error:
-                self._end(job, RefineError("bad-picture", f"{self.address}: {error}", False))
+                self._end(job, RefineError("bad-image", f"{self.address}: {error}", False))
         elif isinstance(message, Progress) and job._on_progress is not None:
             self._tell(job, message)
         elif isinstance(message, Busy):
@@ -471,7 +469,7 @@ class RefineClient:
         preview = None
         try:
             if message.encoding is not None:
-                preview = pictures.to_pixels(message.picture, message.width, message.height, message.encoding)
+                preview = images.to_pixels(message.image, message.width, message.height, message.encoding)
             job._on_progress(message.step, message.steps, preview)
         except Exception:
             logger.exception("on_progress failed; the job goes on")
@@ -480,7 +478,7 @@ class RefineClient:
         now = time.monotonic()
         for job in [job for job in list(self._jobs.values()) if job._deadline <= now]:
             trouble = job._trouble or ("the server has not finished it" if self.connected else self._trouble)
-            if self._end(job, RefineTimeout(f"no picture within {job._request.deadline:g} s: {trouble}")) and self.connected:
+            if self._end(job, RefineTimeout(f"no image within {job._request.deadline:g} s: {trouble}")) and self.connected:
                 self._send(Cancel(id=job.id))
         with self._lock:
             late = [future for deadline, future in self._pings if deadline <= now]

@@ -67,7 +67,7 @@ class RayBackend:
     address  "local": Ray on this machine, started and ended here; "auto": the cluster that this machine belongs to;
              "ray://host:10001": another
 
-    A batch whose worker dies is given to another, once; then its pictures fail as "lost".
+    A batch whose worker dies is given to another, once; then its images fail as "lost".
     Raises ValueError where Ray is not installed, or where ``make`` does.
     """
 

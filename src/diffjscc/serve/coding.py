@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures of requests and replies, coded in threads of their own; what comes of each goes back to the server as an event."""
+"""Images of requests and replies, coded in threads of their own; what comes of each goes back to the server as an event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import pictures
+from . import images
 from .backend import Stepped
 from .batching import Work
 from .protocol import Progress, ProtocolError, Result, encode, one_line
@@ -16,7 +16,7 @@ from .protocol import Progress, ProtocolError, Result, encode, one_line
 
 @dataclass(frozen=True)
 class Decoded:
-    """A request's picture: pixels, or why there are none."""
+    """A request's image: pixels, or why there are none."""
 
     work: Work
     outcome: np.ndarray | ProtocolError
@@ -24,7 +24,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A refined picture as the frames of its result, or why there are none."""
+    """A refined image as the frames of its result, or why there are none."""
 
     work: Work
     outcome: list | ProtocolError
@@ -39,23 +39,23 @@ class Shown:
     frames: list
 
 
-def decode_picture(work: Work) -> Decoded:
+def decode_image(work: Work) -> Decoded:
     request = work.request
     try:
-        return Decoded(work, pictures.to_pixels(request.picture, request.width, request.height, request.encoding))
+        return Decoded(work, images.to_pixels(request.image, request.width, request.height, request.encoding))
     except Exception as error:
         # Whatever a broken file does to a decoder, somebody waits for an answer.
-        return Decoded(work, ProtocolError("bad-picture", one_line(error) or type(error).__name__))
+        return Decoded(work, ProtocolError("bad-image", one_line(error) or type(error).__name__))
 
 
 def encode_result(work: Work, pixels: np.ndarray) -> Encoded:
     request = work.request
     try:
-        picture = pictures.to_bytes(pixels, request.reply_encoding)
+        image = images.to_bytes(pixels, request.reply_encoding)
         height, width = pixels.shape[:2]
         seconds = time.monotonic() - work.arrived
         size = {"width": width, "height": height, "encoding": request.reply_encoding}
-        return Encoded(work, encode(Result(id=request.id, **size, seconds=seconds, picture=picture)))
+        return Encoded(work, encode(Result(id=request.id, **size, seconds=seconds, image=image)))
     except Exception as error:
         return Encoded(work, ProtocolError("failed", one_line(error) or type(error).__name__))
 
@@ -63,7 +63,5 @@ def encode_result(work: Work, pixels: np.ndarray) -> Encoded:
 def encode_preview(work: Work, event: Stepped, pixels: np.ndarray) -> Shown:
     height, width = pixels.shape[:2]
     size = {"width": width, "height": height, "encoding": "jpeg"}
-    picture = pictures.to_bytes(pixels, "jpeg")
-    return Shown(
-        work, event.step, encode(Progress(id=work.request.id, step=event.step, steps=event.steps, **size, picture=picture))
-    )
+    image = images.to_bytes(pixels, "jpeg")
+    return Shown(work, event.step, encode(Progress(id=work.request.id, step=event.step, steps=event.steps, **size, image=image)))

@@ -13,11 +13,11 @@ import msgpack
 from .batching import Work
 from .protocol import Request
 
-#: Bytes that a kept answer takes beside its picture.
+#: Bytes that a kept answer takes beside its image.
 OVERHEAD = 1024
 
 #: Fields that may differ between a request and its retry: the deadline shrinks, the rest is about the way back.
-NOT_IN_DIGEST = ("deadline", "progress", "preview", "picture")
+NOT_IN_DIGEST = ("deadline", "progress", "preview", "image")
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,5 @@ def digest_of(request: Request) -> bytes:
     """Of all that makes a request what it is."""
     header = [(name, value) for name, value in vars(request).items() if name not in NOT_IN_DIGEST]
     digest = hashlib.sha256(msgpack.packb(header))
-    digest.update(request.picture)
+    digest.update(request.image)
     return digest.digest()

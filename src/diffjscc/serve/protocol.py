@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What client and server say to each other: messages, and the frames they travel in.
 
-    [b"diffjscc-refine/1", header: a MessagePack map with "type" and the fields below, picture: bytes where there is one]
+    [b"diffjscc-refine/1", header: a MessagePack map with "type" and the fields below, image: bytes where there is one]
 
 A message's dataclass is its specification: a field without a default must be sent, a field that is not named here is refused,
 and every value is checked against a bound before anything is done with it. docs/refinement-service.md says it in words.
@@ -22,8 +22,8 @@ VERSION = NAME + b"1"
 #: The longest header, bytes.
 MAX_HEADER = 1 << 16
 
-#: The longest picture in bytes, encoded or as raw pixels: 22 megapixels.
-MAX_PICTURE = 1 << 26
+#: The longest image in bytes, encoded or as raw pixels: 22 megapixels.
+MAX_IMAGE = 1 << 26
 
 #: The smallest side that a refiner accepts, pixels.
 MIN_SIDE = 16
@@ -33,12 +33,12 @@ CHANNELS = 3
 
 ENCODINGS = ("raw", "png", "jpeg")
 
-#: Why a request was not answered with a picture, and whether the same request may succeed later.
+#: Why a request was not answered with an image, and whether the same request may succeed later.
 CODES = {
     "version": False,
     "bad-request": False,
     "too-large": False,
-    "bad-picture": False,
+    "bad-image": False,
     "unknown-model": False,
     "duplicate": False,
     "unknown-id": False,
@@ -127,15 +127,15 @@ def _of(check: tuple[Callable, str], default: Any = MISSING, optional: bool = Fa
 
 _ID = _text(64, 1, printable=True)
 _SECONDS = (0.0, 7 * 86400.0)
-_SIDE = (MIN_SIDE, MAX_PICTURE)
+_SIDE = (MIN_SIDE, MAX_IMAGE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What all messages have: a type, fields that are checked, and ``picture``, bytes or a view of bytes, where there is one."""
+    """What all messages have: a type, fields that are checked, and ``image``, bytes or a view of bytes, where there is one."""
 
     type: ClassVar[str]
-    has_picture: ClassVar[bool] = False
+    has_image: ClassVar[bool] = False
 
     def __post_init__(self):
         for spec in fields(self):
@@ -152,23 +152,23 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Message):
-    """Client to server: refine this picture.
+    """Client to server: refine this image.
 
     id              the client's choice, unique to it; the same again means the same request, computed once
     model           a name that the server's operator gave
     steps, sampler  of the refiner; nil: the model's own
-    seed            of the noise; the same again gives the same picture
-    snr_db          at which the picture was received; nil where it is not known
+    seed            of the noise; the same again gives the same image
+    snr_db          at which the image was received; nil where it is not known
     prompt          what it shows, for models that take text; nil: a caption where the model has a captioner
     deadline        seconds from receipt: a duration, so that no two clocks need agree. Work is not started after it
     width, height   pixels
-    encoding        of the picture in this message; raw: RGB, row by row, top row first
+    encoding        of the image in this message; raw: RGB, row by row, top row first
     reply_encoding  of the refined one
-    progress        whether to tell of steps; preview: with a picture of the state, where the model has more than one step
+    progress        whether to tell of steps; preview: with an image of the state, where the model has more than one step
     """
 
     type: ClassVar[str] = "refine"
-    has_picture: ClassVar[bool] = True
+    has_image: ClassVar[bool] = True
 
     id: str = _of(_ID)
     model: str = _of(_text(128, 1, printable=True))
@@ -184,11 +184,11 @@ class Request(Message):
     deadline: float = _of(_number(*_SECONDS), 60.0)
     progress: bool = _of(_truth(), False)
     preview: bool = _of(_truth(), False)
-    picture: bytes | memoryview = field(default=b"", repr=False)
+    image: bytes | memoryview = field(default=b"", repr=False)
 
     def __post_init__(self):
         super().__post_init__()
-        check_picture(self.width, self.height, self.encoding, len(self.picture))
+        check_image(self.width, self.height, self.encoding, len(self.image))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,10 +216,10 @@ class Accepted(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Message):
-    """Server to client: step of steps is done. With a preview: its size and encoding, and the picture."""
+    """Server to client: step of steps is done. With a preview: its size and encoding, and the image."""
 
     type: ClassVar[str] = "progress"
-    has_picture: ClassVar[bool] = True
+    has_image: ClassVar[bool] = True
 
     id: str = _of(_ID)
     step: int = _of(_whole(1, 10_000))
@@ -227,39 +227,39 @@ class Progress(Message):
     width: int | None = _of(_whole(*_SIDE), None, optional=True)
     height: int | None = _of(_whole(*_SIDE), None, optional=True)
     encoding: str | None = _of(_choice(ENCODINGS), None, optional=True)
-    picture: bytes | memoryview = field(default=b"", repr=False)
+    image: bytes | memoryview = field(default=b"", repr=False)
 
     def __post_init__(self):
         super().__post_init__()
         given = [value is not None for value in (self.width, self.height, self.encoding)]
         if all(given):
-            check_picture(self.width, self.height, self.encoding, len(self.picture))
-        elif any(given) or len(self.picture):
-            raise _bad("progress has part of a preview: expected width, height, encoding and a picture, or none of them")
+            check_image(self.width, self.height, self.encoding, len(self.image))
+        elif any(given) or len(self.image):
+            raise _bad("progress has part of a preview: expected width, height, encoding and an image, or none of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Message):
-    """Server to client: the refined picture, and the seconds from receipt to it."""
+    """Server to client: the refined image, and the seconds from receipt to it."""
 
     type: ClassVar[str] = "result"
-    has_picture: ClassVar[bool] = True
+    has_image: ClassVar[bool] = True
 
     id: str = _of(_ID)
     width: int = _of(_whole(*_SIDE))
     height: int = _of(_whole(*_SIDE))
     encoding: str = _of(_choice(ENCODINGS))
     seconds: float = _of(_number(*_SECONDS))
-    picture: bytes | memoryview = field(default=b"", repr=False)
+    image: bytes | memoryview = field(default=b"", repr=False)
 
     def __post_init__(self):
         super().__post_init__()
-        check_picture(self.width, self.height, self.encoding, len(self.picture))
+        check_image(self.width, self.height, self.encoding, len(self.image))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Error(Message):
-    """Server to client: no picture. ``id`` is nil where the message was too broken to have one."""
+    """Server to client: no image. ``id`` is nil where the message was too broken to have one."""
 
     type: ClassVar[str] = "error"
     id: str | None = _of(_ID, None, optional=True)
@@ -293,19 +293,19 @@ class Pong(Message):
 MESSAGES = {cls.type: cls for cls in (Request, Cancel, Ping, Accepted, Progress, Result, Error, Busy, Pong)}
 
 
-def check_picture(width: int, height: int, encoding: str, size: int) -> None:
-    """Raises ProtocolError unless a picture of ``size`` bytes can be what its header declares."""
+def check_image(width: int, height: int, encoding: str, size: int) -> None:
+    """Raises ProtocolError unless an image of ``size`` bytes can be what its header declares."""
     raw = width * height * CHANNELS
-    if raw > MAX_PICTURE:
+    if raw > MAX_IMAGE:
         raise ProtocolError(
-            "too-large", f"picture is declared {width}×{height}, {raw} bytes of pixels: at most {MAX_PICTURE} are accepted"
+            "too-large", f"image is declared {width}×{height}, {raw} bytes of pixels: at most {MAX_IMAGE} are accepted"
         )
-    if size > MAX_PICTURE:
-        raise ProtocolError("too-large", f"picture has {size} bytes: at most {MAX_PICTURE} are accepted")
+    if size > MAX_IMAGE:
+        raise ProtocolError("too-large", f"image has {size} bytes: at most {MAX_IMAGE} are accepted")
     if encoding == "raw" and size != raw:
-        raise ProtocolError("bad-picture", f"raw picture of {width}×{height} has {size} bytes: expected {raw}")
+        raise ProtocolError("bad-image", f"raw image of {width}×{height} has {size} bytes: expected {raw}")
     if size == 0:
-        raise ProtocolError("bad-picture", "picture is empty: expected it in the third frame")
+        raise ProtocolError("bad-image", "image is empty: expected it in the third frame")
 
 
 def encode(message: Message) -> list[bytes | memoryview]:
@@ -313,10 +313,10 @@ def encode(message: Message) -> list[bytes | memoryview]:
     header = {"type": message.type}
     for spec in fields(message):
         value = getattr(message, spec.name)
-        if spec.name != "picture" and not (spec.default is None and value is None):
+        if spec.name != "image" and not (spec.default is None and value is None):
             header[spec.name] = value
-    picture = getattr(message, "picture", b"")
-    return [VERSION, msgpack.packb(header), *([picture] if len(picture) else [])]
+    image = getattr(message, "image", b"")
+    return [VERSION, msgpack.packb(header), *([image] if len(image) else [])]
 
 
 def decode(frames: Sequence[bytes | memoryview]) -> Message:
@@ -335,7 +335,7 @@ def _header(frames: Sequence[bytes | memoryview]) -> dict:
         shown = _shown(bytes(frames[0][:64])) if frames else "nothing"
         raise ProtocolError("version", f"first frame is {shown}: this end speaks {VERSION.decode()}")
     if not 2 <= len(frames) <= 3:
-        raise _bad(f"message has {len(frames)} frames: expected version, header and, where there is one, picture")
+        raise _bad(f"message has {len(frames)} frames: expected version, header and, where there is one, image")
     if len(frames[1]) > MAX_HEADER:
         raise ProtocolError("too-large", f"header has {len(frames[1])} bytes: at most {MAX_HEADER} are accepted")
     try:
@@ -361,14 +361,14 @@ def _message(header: dict, frames: Sequence[bytes | memoryview]) -> Message:
     cls = MESSAGES.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise _bad(f"type is {_shown(kind)}: expected one of {', '.join(MESSAGES)}")
-    specs = {spec.name: spec for spec in fields(cls) if spec.name != "picture"}
+    specs = {spec.name: spec for spec in fields(cls) if spec.name != "image"}
     unknown = [name for name in header if name != "type" and name not in specs]
     if unknown:
         raise _bad(f"{kind} has an unknown field {_shown(unknown[0])}: it knows {', '.join(specs) or 'none'}")
     missing = [name for name, spec in specs.items() if spec.default is MISSING and name not in header]
     if missing:
         raise _bad(f"{kind} lacks field {missing[0]}: expected {specs[missing[0]].metadata['expected']}")
-    if len(frames) == 3 and not cls.has_picture:
-        raise _bad(f"{kind} has a third frame: it carries no picture")
-    picture = {"picture": frames[2]} if len(frames) == 3 else {}
-    return cls(**{name: value for name, value in header.items() if name != "type"}, **picture)
+    if len(frames) == 3 and not cls.has_image:
+        raise _bad(f"{kind} has a third frame: it carries no image")
+    image = {"image": frames[2]} if len(frames) == 3 else {}
+    return cls(**{name: value for name, value in header.items() if name != "type"}, **image)

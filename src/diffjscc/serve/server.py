@@ -18,12 +18,12 @@ from . import keys
 from .addresses import DEFAULT, check_exposure
 from .backend import Backend, Batch, Done, Failure, Item, Stepped
 from .batching import Batcher, Work
-from .coding import Decoded, Encoded, Shown, decode_picture, encode_preview, encode_result
+from .coding import Decoded, Encoded, Shown, decode_image, encode_preview, encode_result
 from .delivery import REDELIVERY_SECONDS, Delivery
 from .ledger import Ledger, digest_of
 from .mailbox import Mailbox
 from .protocol import (
-    MAX_PICTURE,
+    MAX_IMAGE,
     Accepted,
     Busy,
     Cancel,
@@ -42,7 +42,7 @@ from .status import Status
 
 logger = logging.getLogger(__name__)
 
-#: Messages that libzmq holds for a client that does not read, or sends faster than they are handled. Pictures are large.
+#: Messages that libzmq holds for a client that does not read, or sends faster than they are handled. Images are large.
 PEER_QUEUE = 16
 
 #: Messages handled before the server looks after its works again.
@@ -51,12 +51,12 @@ TURN = 64
 #: Seconds between two reports of progress on one request.
 PROGRESS_SECONDS = 0.05
 
-#: Threads that decode and encode pictures.
-PICTURE_THREADS = 2
+#: Threads that decode and encode images.
+IMAGE_THREADS = 2
 
 
 class Server:
-    """Refines pictures for clients.
+    """Refines images for clients.
 
         ROUTER ─► check ─► ledger ─► queue ─► decode ─► gather ─► backend ─► encode ─► ROUTER
                    │ error    │ answered before        │ deadline
@@ -99,7 +99,7 @@ class Server:
         self._batch_seconds = 0.5
         self._stop_by: float | None = None
         self._mailbox = Mailbox()
-        self._pool = ThreadPoolExecutor(PICTURE_THREADS, thread_name_prefix="diffjscc-pictures")
+        self._pool = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="diffjscc-images")
         self._status = Status(backend.models, backend.memory, self.load)
         self._context = zmq.Context()
         self._doorkeeper = None
@@ -117,10 +117,10 @@ class Server:
         socket.linger = 2000
         socket.sndhwm = socket.rcvhwm = PEER_QUEUE
         # A larger frame is not even received: its connection is closed.
-        socket.maxmsgsize = MAX_PICTURE
+        socket.maxmsgsize = MAX_IMAGE
         # Without it replies to a client that does not read would be lost without a word.
         socket.router_mandatory = True
-        # Only to forget machines that are gone; over a slow network a large picture may be long on its way.
+        # Only to forget machines that are gone; over a slow network a large image may be long on its way.
         socket.setsockopt(zmq.HEARTBEAT_IVL, 30_000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 120_000)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
@@ -262,10 +262,10 @@ class Server:
         self._ledger.open(work)
         self._delivery.send(peer, encode(Accepted(id=request.id)))
         if request.encoding == "raw":
-            # Nothing to compute, and no picture is copied.
-            self._handle_decoded(decode_picture(work))
+            # Nothing to compute, and no image is copied.
+            self._handle_decoded(decode_image(work))
         else:
-            self._in_pool(decode_picture, work)
+            self._in_pool(decode_image, work)
 
     def _in_pool(self, function, work: Work, *arguments) -> None:
         """Has a thread compute an event."""
@@ -365,7 +365,7 @@ class Server:
             else:
                 self._encoding += 1
                 self._in_pool(encode_result, work, outcome)
-                if self._page and self._status.wants_picture():
+                if self._page and self._status.wants_image():
                     self._pool.submit(self._status.show, work.request, work.pixels, outcome)
 
     def _handle_encoded(self, event: Encoded) -> None:

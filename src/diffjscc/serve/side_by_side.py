@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures of a batch on a CPU: each by itself, several at once.
+"""Images of a batch on a CPU: each by itself, several at once.
 
-One pass over eight pictures moves eight times the activations through the same caches, and every layer waits for its slowest
-thread. A thread a picture shares neither: with `mini` on two cores it takes a tenth off what the pictures take in turn, where a
+One pass over eight images moves eight times the activations through the same caches, and every layer waits for its slowest
+thread. A thread an image shares neither: with `mini` on two cores it takes a tenth off what the images take in turn, where a
 single pass adds a tenth.
 """
 

@@ -21,7 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from .. import __version__
-from .pictures import thumbnail
+from .images import thumbnail
 from .protocol import Request
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 #: Requests over which percentiles are taken.
 RECENT = 1000
 
-#: Pictures on the page, seconds between two of them, and pixels of their longer side.
-PICTURES, PICTURE_SECONDS, THUMBNAIL = 4, 1.0, 320
+#: Images on the page, seconds between two of them, and pixels of their longer side.
+IMAGES, IMAGE_SECONDS, THUMBNAIL = 4, 1.0, 320
 
 #: Seconds that a browser may take over its request, and browsers served at once.
 PATIENCE, VISITORS = 5.0, 16
@@ -40,7 +40,7 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture before and after, as small JPEGs, and what was asked."""
+    """An image before and after, as small JPEGs, and what was asked."""
 
     before: bytes
     after: bytes
@@ -61,17 +61,17 @@ class Status:
         self._lock = threading.Lock()
         self._outcomes: Counts[str] = Counts()
         self._latencies: deque[float] = deque(maxlen=RECENT)
-        self._pairs: deque[Pair] = deque(maxlen=PICTURES)
+        self._pairs: deque[Pair] = deque(maxlen=IMAGES)
         self._shown = float("-inf")
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "diffjscc_requests", "Messages that asked for a picture, by how it ended", ["outcome"], registry=self.registry
+            "diffjscc_requests", "Messages that asked for an image, by how it ended", ["outcome"], registry=self.registry
         )
-        self._computed = Counter("diffjscc_pictures", "Pictures given to a model", registry=self.registry)
-        self._latency = Histogram("diffjscc_request_seconds", "From receipt of a request to its picture", registry=self.registry)
+        self._computed = Counter("diffjscc_images", "Images given to a model", registry=self.registry)
+        self._latency = Histogram("diffjscc_request_seconds", "From receipt of a request to its image", registry=self.registry)
         self._batch_time = Histogram("diffjscc_batch_seconds", "A batch in the model", registry=self.registry)
         self._batch_size = Histogram(
-            "diffjscc_batch_pictures", "Pictures of a batch", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
+            "diffjscc_batch_images", "Images of a batch", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
         )
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
@@ -96,18 +96,18 @@ class Status:
         if outcome == "ok":
             self._latency.observe(seconds)
 
-    def started(self, pictures: int) -> None:
+    def started(self, images: int) -> None:
         """A batch goes to the model."""
-        self._computed.inc(pictures)
-        self._batch_size.observe(pictures)
+        self._computed.inc(images)
+        self._batch_size.observe(images)
 
     def finished(self, seconds: float) -> None:
         self._batch_time.observe(seconds)
 
-    def wants_picture(self) -> bool:
-        """Whether the page is due for a new pair. Thumbnails of every picture would cost a busy server dear."""
+    def wants_image(self) -> bool:
+        """Whether the page is due for a new pair. Thumbnails of every image would cost a busy server dear."""
         now = time.monotonic()
-        if now - self._shown < PICTURE_SECONDS:
+        if now - self._shown < IMAGE_SECONDS:
             return False
         self._shown = now
         return True
@@ -122,7 +122,7 @@ class Status:
             self._pairs.appendleft(pair)
 
     def percentiles(self) -> dict[int, float]:
-        """Seconds from receipt to picture, over the last requests; empty before the first."""
+        """Seconds from receipt to image, over the last requests; empty before the first."""
         with self._lock:
             latencies = list(self._latencies)
         return dict(zip(PERCENTILES, map(float, np.percentile(latencies, PERCENTILES)))) if latencies else {}
@@ -144,7 +144,7 @@ class Status:
             version=escape(__version__),
             facts=_rows(facts),
             outcomes=_rows((name, str(count)) for name, count in sorted(outcomes.items())) or _rows([("none yet", "")]),
-            pictures="".join(map(_figure, pairs)) or "<p>None yet.</p>",
+            images="".join(map(_figure, pairs)) or "<p>None yet.</p>",
         )
 
     def serve(self, host: str, port: int) -> Page:
@@ -262,8 +262,8 @@ figcaption {{ color: #555; overflow-wrap: anywhere; }}
 <table><tbody>{facts}</tbody></table>
 <h2>Requests, by how they ended</h2>
 <table><tbody>{outcomes}</tbody></table>
-<h2>Last pictures: received, refined</h2>
-{pictures}
+<h2>Last images: received, refined</h2>
+{images}
 <p><a href="/metrics">Metrics for Prometheus</a></p>
 </body>
 </html>

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Training a codec: a plain loop that can be killed at any time and goes on from its last minute.
 
-The loss is the mean of log(MSE + ε) over pictures, so that a decibel counts the same at every rate and SNR; a plain mean
-of MSE is ruled by the noisiest pictures. Matrices and convolutions of the residual stages are trained by Muon (Jordan et
+The loss is the mean of log(MSE + ε) over images, so that a decibel counts the same at every rate and SNR; a plain mean
+of MSE is ruled by the noisiest images. Matrices and convolutions of the residual stages are trained by Muon (Jordan et
 al., 2024; torch.optim.Muon), everything else by AdamW.
 """
 
@@ -19,18 +19,18 @@ from ..codec import Codec, build_codec
 from ..codec.codec import ChannelState, normalise_power
 from ..hub import load_codec, save_codec
 from ..symbols import BLOCK, rate_channels
+from .images import RandomCrops, split
 from .optimisers import build_optimisers, take_step
-from .pictures import RandomCrops, split
 from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
 
-#: Added to the MSE inside the logarithm: pictures better than about 35 dB are not polished further.
+#: Added to the MSE inside the logarithm: images better than about 35 dB are not polished further.
 LOSS_FLOOR = 3e-4
 
-#: Where held-out pictures are measured: which of the codec's rates, and the SNR in dB.
+#: Where held-out images are measured: which of the codec's rates, and the SNR in dB.
 VALIDATION_POINTS = ((0, 1.0), (-1, 1.0), (-1, 13.0))
 
-#: Held-out pictures measured at each checkpoint.
-VALIDATION_PICTURES = 12
+#: Held-out images measured at each checkpoint.
+VALIDATION_IMAGES = 12
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class CodecRecipe:
     decay     share of the steps, at the end, over which the learning rates fall linearly to zero
     rates     rates to draw from, the same one several times to draw it more often; none: every rate that the codec has
     snr_range_db  SNRs to draw from, dB; none: the codec's range
-    uneven    share of the pictures whose symbols meet unequal noise: erasures or fading
-    mismatch  share of the pictures whose encoder assumed another SNR than the channel's
+    uneven    share of the images whose symbols meet unequal noise: erasures or fading
+    mismatch  share of the images whose encoder assumed another SNR than the channel's
     ema       decay of the running average of the weights that is exported
     seed      of weights, crops, rates, SNRs and noise
     start_from  name or folder of the codec whose weights to begin with; "" for new ones
@@ -88,7 +88,7 @@ def draw_conditions(codec: Codec, recipe: CodecRecipe, random: torch.Generator) 
 
 
 def draw_noise_variance(state: ChannelState, like: Tensor, recipe: CodecRecipe, random: torch.Generator) -> Tensor:
-    """σ² for every latent value: equal, or for some pictures faded (σ²/|h|², h ~ CN(0,1)) or with up to 0.3 erased (+inf)."""
+    """σ² for every latent value: equal, or for some images faded (σ²/|h|², h ~ CN(0,1)) or with up to 0.3 erased (+inf)."""
     count = len(like)
     variance = noise_variance(state.snr_db)[:, None, None, None].expand(like.shape)
     kind = torch.rand(count, generator=random)[:, None, None, None]
@@ -101,7 +101,7 @@ def draw_noise_variance(state: ChannelState, like: Tensor, recipe: CodecRecipe, 
 def reconstruct(
     codec: Codec, images: Tensor, channels: Tensor, state: ChannelState, recipe: CodecRecipe, random: torch.Generator
 ) -> Tensor:
-    """Pictures through encoder, noise and decoder, differentiably. images (N,3,H,W) → (N,3,H,W)."""
+    """Images through encoder, noise and decoder, differentiably. images (N,3,H,W) → (N,3,H,W)."""
     device = images.device
     assumed = ChannelState.awgn(state.tx_snr_db.to(device))
     latent = normalise_power(codec.analyse(images, assumed, channels.to(device)).float(), channels.to(device))
@@ -127,12 +127,12 @@ class CodecTrainer(Run):
         device: str = "cpu",
         checkpoint_seconds: float = 50.0,
     ):
-        """Raises ValueError where ``data`` has no pictures, or ``out`` holds a run of another architecture or recipe."""
+        """Raises ValueError where ``data`` has no images, or ``out`` holds a run of another architecture or recipe."""
         super().__init__(out, {"architecture": architecture, **asdict(recipe)}, recipe.steps, checkpoint_seconds)
         self.recipe, self.device, self.architecture = recipe, torch.device(device), architecture
         training, held_out = split(data)
         self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_PICTURES]]
+        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
         torch.manual_seed(recipe.seed)
         self.codec: Codec = build_codec(architecture).to(self.device)
         if recipe.start_from and not self.resuming:
@@ -190,7 +190,7 @@ class CodecTrainer(Run):
 
 
 def receive(codec: Codec, image: Tensor, channels: int, snr_db: float, random: torch.Generator) -> Tensor:
-    """A held-out picture (1,3,H,W) as it arrives over an AWGN channel, in [0, 1]."""
+    """A held-out image (1,3,H,W) as it arrives over an AWGN channel, in [0, 1]."""
     even = CodecRecipe(batch=1, uneven=0)
     state = ChannelState.awgn(torch.tensor([snr_db]))
     with torch.autocast(image.device.type, torch.bfloat16):
@@ -198,6 +198,6 @@ def receive(codec: Codec, image: Tensor, channels: int, snr_db: float, random: t
 
 
 def _sample_blocks(crops: RandomCrops, batches: int = 64) -> Tensor:
-    """Random 16×16 blocks of the training pictures, (M, 768) in [−0.5, 0.5]."""
+    """Random 16×16 blocks of the training images, (M, 768) in [−0.5, 0.5]."""
     images = torch.cat([crops(step) for step in range(batches)]) - 0.5
     return nn.functional.unfold(images, BLOCK, stride=BLOCK).transpose(1, 2).reshape(-1, 3 * BLOCK * BLOCK)

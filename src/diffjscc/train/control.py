@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Training the control module on a frozen Stable Diffusion, as in the paper (section III-C).
 
-picture ─► codec, channel at γ ─► initial ─► VAE ─► f_s ─┐
-picture ─► VAE ─► z_0 ─► noise at t ─► z_t ─────────────►│ control module ─► frozen UNet ─► ε̂      loss |ε − ε̂|²
+image ─► codec, channel at γ ─► initial ─► VAE ─► f_s ─┐
+image ─► VAE ─► z_0 ─► noise at t ─► z_t ─────────────►│ control module ─► frozen UNet ─► ε̂      loss |ε − ε̂|²
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
 from ..symbols import rate_channels
 from .codec import CodecRecipe, draw_conditions, receive, reconstruct
-from .pictures import RandomCrops, split
+from .images import RandomCrops, split
 from .run import Run, whole_blocks
 
-#: Held-out pictures, and timesteps of each, on which the loss is measured at each checkpoint.
-VALIDATION_PICTURES, VALIDATION_TIMESTEPS = 4, (100, 400, 700)
+#: Held-out images, and timesteps of each, on which the loss is measured at each checkpoint.
+VALIDATION_IMAGES, VALIDATION_TIMESTEPS = 4, (100, 400, 700)
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class ControlTrainer(Run):
     def __init__(
         self, data: str | Path, out: str | Path, recipe: ControlRecipe, device: str = "cpu", checkpoint_seconds: float = 1800.0
     ):
-        """Raises ValueError where ``data`` has no pictures, ``out`` holds another run, or a model cannot be loaded."""
+        """Raises ValueError where ``data`` has no images, ``out`` holds another run, or a model cannot be loaded."""
         super().__init__(out, {**asdict(recipe), "what": "control"}, recipe.steps, checkpoint_seconds)
         self.recipe = recipe
         self.accelerator = Accelerator(mixed_precision=recipe.precision, cpu=torch.device(device).type == "cpu")
         self.device = self.accelerator.device
         training, held_out = split(data)
         self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_PICTURES]]
+        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
         self.codec = load_codec(recipe.codec, self.device, torch.float32)
         self.conditions = CodecRecipe(batch=recipe.batch, mismatch=0, uneven=0)
         torch.manual_seed(recipe.seed)
@@ -121,7 +121,7 @@ class ControlTrainer(Run):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The loss on held-out pictures, at the codec's lowest rate and 1 dB."""
+        """The loss on held-out images, at the codec's lowest rate and 1 dB."""
         random = torch.Generator().manual_seed(0)
         losses = []
         for image in self.held_out:

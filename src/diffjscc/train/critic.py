@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 class PatchCritic(nn.Module):
     """Is this texture photographed or painted? A logit a patch, at three scales.
 
-        picture ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage
+        image ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage
         (3,H,W)                     │              │              │
                                logits H/2     logits H/4     logits H/8
 
@@ -33,9 +33,9 @@ class PatchCritic(nn.Module):
         )
         self.heads = nn.ModuleList(spectral_norm(nn.Conv2d(width, 1, 3, padding=1)) for width in widths[1:])
 
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        """picture (N,3,H,W) in [0,1] → logits [(N,1,H/2,W/2), (N,1,H/4,W/4), (N,1,H/8,W/8)]."""
-        features = self.stages[0](picture * 2 - 1)
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """image (N,3,H,W) in [0,1] → logits [(N,1,H/2,W/2), (N,1,H/4,W/4), (N,1,H/8,W/8)]."""
+        features = self.stages[0](image * 2 - 1)
         logits = []
         for stage, head in zip(self.stages[1:], self.heads):
             features = stage(F.avg_pool2d(features, 2))
@@ -46,7 +46,7 @@ class PatchCritic(nn.Module):
 def critic_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
     """What the critic is charged for, mean over scales: log(1 + exp(fake − real)), patch by patch.
 
-    Relativistic pairing (Jolicoeur-Martineau, 2018; Huang et al., "R3GAN", 2024): photograph and repainted picture show
+    Relativistic pairing (Jolicoeur-Martineau, 2018; Huang et al., "R3GAN", 2024): photograph and repainted image show
     the same scene, so that a patch's content cancels and its realism is judged.
     """
     return sum(F.softplus(f.float() - r.float()).mean() for r, f in zip(real, fake)) / len(real)

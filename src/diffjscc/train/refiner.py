@@ -6,8 +6,8 @@
 
 With no large prior to protect, UNet, control module and VAE decoder are trained as one network; the codec and the VAE's
 encoder stay as they are. The path from z_1, the noised latent of the initial reconstruction, to z_0 is a rectified flow
-walked in a single step. The loss is on the picture at its end: L1, which ties it to the photograph; differences of local
-statistics (see `texture`), which are the same for every plausible picture, so that detail need not be in the right place to
+walked in a single step. The loss is on the image at its end: L1, which ties it to the photograph; differences of local
+statistics (see `texture`), which are the same for every plausible image, so that detail need not be in the right place to
 be painted; and, once those have settled, a critic (see `critic`), which sees what statistics miss. Such a second stage is a run
 of its own: --start-from the first, with --adversarial.
 """
@@ -30,13 +30,13 @@ from ..refine.unet import SmoothUNet
 from ..symbols import BLOCK, rate_channels
 from .codec import CodecRecipe, draw_conditions, receive, reconstruct
 from .critic import PatchCritic, critic_loss, generator_loss
+from .images import RandomCrops, split
 from .optimisers import build_optimisers, short_memory, take_step
-from .pictures import RandomCrops, split
 from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
 from .texture import lattice_loss, spectrum_loss, texture_loss
 
-#: Held-out pictures measured at each checkpoint, at the codec's lowest rate and this SNR in dB.
-VALIDATION_PICTURES = 8
+#: Held-out images measured at each checkpoint, at the codec's lowest rate and this SNR in dB.
+VALIDATION_IMAGES = 8
 VALIDATION_SNR_DB = 1.0
 
 #: Steps in which a new critic is given its say.
@@ -127,14 +127,14 @@ class RefinerTrainer(Run):
     def __init__(
         self, data: str | Path, out: str | Path, recipe: RefinerRecipe, device: str = "cpu", checkpoint_seconds: float = 50.0
     ):
-        """Raises ValueError where ``data`` has no pictures, ``out`` holds another run, or a model is not found."""
+        """Raises ValueError where ``data`` has no images, ``out`` holds another run, or a model is not found."""
         super().__init__(out, {**asdict(recipe), "what": "refiner"}, recipe.steps, checkpoint_seconds)
         self.recipe, self.device = recipe, torch.device(device)
         training, held_out = split(data)
         self.crops = RandomCrops(training, recipe.crop + BLOCK, recipe.batch, recipe.seed)
         self.codec = load_codec(recipe.codec, device)
         self.conditions = CodecRecipe(batch=recipe.batch, rates=recipe.rates, snr_range_db=recipe.snr_range_db, mismatch=0)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_PICTURES]]
+        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
         torch.manual_seed(recipe.seed)
         self.pipeline = load_refiner(recipe.start_from, dtype=torch.float32) if recipe.start_from else build_refiner(recipe)
         self.pipeline.to(self.device)
@@ -198,7 +198,7 @@ class RefinerTrainer(Run):
 
     @torch.no_grad()
     def _receive(self, images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """A window of the pictures, the same of what the codec makes of them, and the SNR.
+        """A window of the images, the same of what the codec makes of them, and the SNR.
 
         The window lies anywhere in the codec's blocks, so that the generator's own lattice never lines up with theirs.
         """
@@ -232,7 +232,7 @@ class RefinerTrainer(Run):
             save_pipeline(self.pipeline, folder)
 
 
-def _detail(picture: Tensor) -> float:
-    """Standard deviation of what a halved picture cannot hold."""
-    coarse = interpolate(avg_pool2d(picture, 2), scale_factor=2, mode="bilinear")
-    return (picture - coarse).std().item()
+def _detail(image: Tensor) -> float:
+    """Standard deviation of what a halved image cannot hold."""
+    coarse = interpolate(avg_pool2d(image, 2), scale_factor=2, mode="bilinear")
+    return (image - coarse).std().item()

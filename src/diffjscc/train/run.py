@@ -149,13 +149,13 @@ def warm_up_then_fall(step: int, steps: int, decay: float) -> float:
     return min(1.0, (step + 1) / 100, max(0.0, 1 - step / steps) / decay)
 
 
-def psnr(picture: Tensor, original: Tensor) -> float:
+def psnr(image: Tensor, original: Tensor) -> float:
     """Held-out PSNR, dB; both in [0, 1]."""
-    return -10 * (picture - original).square().mean().log10().item()
+    return -10 * (image - original).square().mean().log10().item()
 
 
 def whole_blocks(path: Path) -> Tensor:
-    """The picture in a file, cut to multiples of 16: (1, 3, H, W)."""
+    """The image in a file, cut to multiples of 16: (1, 3, H, W)."""
     pixels = read_image(path)
     height, width = (side - side % BLOCK for side in pixels.shape[:2])
     return to_tensor(pixels[:height, :width])[None]

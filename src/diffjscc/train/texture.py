@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What detail should look like, wherever exactly it sits: losses on local statistics of a picture's finest octaves."""
+"""What detail should look like, wherever exactly it sits: losses on local statistics of an image's finest octaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def texture_loss(refined: Tensor, original: Tensor, random: torch.Generator) -> 
     """Sliced Wasserstein distance between the 7×7 patches of corresponding windows; both (N, 3, H, W) in [0, 1].
 
     Patches of each octave are projected on random directions; in every window of 24×24 places, the projections of one
-    picture are sorted and compared with the other's (Elnekave and Weiss, "GPDM", CVPR 2022, compare whole pictures so).
+    image are sorted and compared with the other's (Elnekave and Weiss, "GPDM", CVPR 2022, compare whole images so).
     Blur costs, and so does grain on a clear sky, a lattice, or detail spread evenly where the photograph has edges; where
     in its window an edge or a blade of grass stands costs nothing, and is left to the other losses.
     """
@@ -73,7 +73,7 @@ def lattice_loss(refined: Tensor) -> Tensor:
 
 
 def _halve(image: Tensor) -> tuple[Tensor, Tensor]:
-    """The picture at half its size, and what that lost."""
+    """The image at half its size, and what that lost."""
     coarse = F.avg_pool2d(image, 2)
     return coarse, image - F.interpolate(coarse, image.shape[-2:], mode="bilinear", align_corners=False)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Training a small autoencoder for pictures: the latent space in which a small refiner works.
+"""Training a small autoencoder for images: the latent space in which a small refiner works.
 
 The loss is L1 on pixels; a little noise on the latent keeps the space smooth, in place of the KL term of a variational
-autoencoder. What a picture loses in it must be far less than what the channel took: held out, above 35 dB at half the
+autoencoder. What an image loses in it must be far less than what the channel took: held out, above 35 dB at half the
 resolution and 8 channels.
 """
 
@@ -16,12 +16,12 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
+from .images import RandomCrops, split
 from .optimisers import build_optimisers, take_step
-from .pictures import RandomCrops, split
 from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
 
-#: Held-out pictures measured at each checkpoint.
-VALIDATION_PICTURES = 8
+#: Held-out images measured at each checkpoint.
+VALIDATION_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class VaeRecipe:
 
 
 def build_vae(recipe: VaeRecipe) -> AutoencoderTiny:
-    """An AutoencoderTiny: convolutions, rectifiers and bilinear upsampling, no normalisation over the picture.
+    """An AutoencoderTiny: convolutions, rectifiers and bilinear upsampling, no normalisation over the image.
 
     Upsampling by the nearest neighbour, its default, leaves squares in what a refiner painted.
     """
@@ -71,12 +71,12 @@ class VaeTrainer(Run):
     """Trains an AutoencoderTiny; see `Run` for the folder that it keeps."""
 
     def __init__(self, data: str | Path, out: str | Path, recipe: VaeRecipe, device: str = "cpu", checkpoint_seconds: float = 50.0):
-        """Raises ValueError where ``data`` has no pictures, or ``out`` holds a run of another recipe."""
+        """Raises ValueError where ``data`` has no images, or ``out`` holds a run of another recipe."""
         super().__init__(out, {**asdict(recipe), "what": "vae"}, recipe.steps, checkpoint_seconds)
         self.recipe, self.device = recipe, torch.device(device)
         training, held_out = split(data)
         self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_PICTURES]]
+        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
         torch.manual_seed(recipe.seed)
         self.vae = build_vae(recipe).to(self.device)
         self.average = RunningAverage(self.vae, recipe.ema)
@@ -115,7 +115,7 @@ class VaeTrainer(Run):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """A diffusers folder; its scaling_factor makes latents of training pictures have unit deviation."""
+        """A diffusers folder; its scaling_factor makes latents of training images have unit deviation."""
         with self.average as vae:
             latents = vae.encoder(self.crops(0).to(self.device) * 2 - 1)
             vae.register_to_config(scaling_factor=1 / latents.std().item())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures from outside: the right ones arrive unchanged, the wrong ones cost neither memory nor the server."""
+"""Images from outside: the right ones arrive unchanged, the wrong ones cost neither memory nor the server."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffjscc.serve.pictures import check_pixels, thumbnail, to_bytes, to_pixels
+from diffjscc.serve.images import check_pixels, thumbnail, to_bytes, to_pixels
 
 
 def noise(height, width, seed=0):
@@ -54,13 +54,13 @@ def test_a_grey_png_becomes_rgb():
         (b"nonsense", "png", "not a png file"),
         (bytes(to_bytes(noise(16, 20), "png"))[:300], "png", "damaged or cut short"),
         (to_bytes(noise(16, 20), "jpeg"), "png", "not a png file"),
-        (to_bytes(noise(16, 21), "png"), "png", "picture is 21×16, declared as 20×16"),
+        (to_bytes(noise(16, 21), "png"), "png", "image is 21×16, declared as 20×16"),
         (png(20, 16, b"short"), "png", "damaged or cut short"),
         (bytes(959), "raw", "expected 960"),
         (b"", "jpeg", "empty"),
     ],
 )
-def test_a_wrong_picture_is_refused_in_one_line(data, encoding, words):
+def test_a_wrong_image_is_refused_in_one_line(data, encoding, words):
     with pytest.raises(ValueError) as caught:
         to_pixels(data, 20, 16, encoding)
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -77,7 +77,7 @@ def test_a_png_of_4_gb_inside_a_few_kilobytes_is_never_inflated(declared):
 
 
 @given(place=st.integers(0, 400), value=st.integers(0, 255), cut=st.integers(0, 400))
-def test_a_damaged_file_is_a_picture_or_a_value_error(place, value, cut):
+def test_a_damaged_file_is_an_image_or_a_value_error(place, value, cut):
     for encoding in ("png", "jpeg"):
         data = bytearray(to_bytes(noise(16, 20), encoding))
         data[place % len(data)] = value
@@ -88,11 +88,11 @@ def test_a_damaged_file_is_a_picture_or_a_value_error(place, value, cut):
 
 
 @pytest.mark.parametrize("pixels", [None, np.zeros((16, 16, 3)), np.zeros((16, 16), np.uint8), np.zeros((3, 16, 16), np.uint8)])
-def test_what_is_no_picture_is_refused(pixels):
+def test_what_is_no_image_is_refused(pixels):
     with pytest.raises(ValueError, match="expected uint8"):
         check_pixels(pixels)
 
 
 def test_a_thumbnail_is_a_small_jpeg():
-    with Image.open(io.BytesIO(thumbnail(noise(512, 768), 320))) as picture:
-        assert picture.format == "JPEG" and picture.size == (320, 213)
+    with Image.open(io.BytesIO(thumbnail(noise(512, 768), 320))) as image:
+        assert image.format == "JPEG" and image.size == (320, 213)

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .protocol import CHANNELS, check_picture
+from .protocol import CHANNELS, check_image
 
 #: Of JPEG replies and thumbnails.
 JPEG_QUALITY = 95
@@ -24,7 +24,7 @@ def check_pixels(pixels: np.ndarray) -> None:
     right = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == CHANNELS
     if not right:
         shown = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {getattr(pixels, 'shape', '')}"
-        raise ValueError(f"picture is {shown}: expected uint8 (H, W, 3)")
+        raise ValueError(f"image is {shown}: expected uint8 (H, W, 3)")
 
 
 def to_bytes(pixels: np.ndarray, encoding: str) -> bytes | memoryview:
@@ -43,25 +43,25 @@ def to_pixels(data: bytes | memoryview, width: int, height: int, encoding: str) 
 
     Raises ValueError, of one line, where the bytes are something else.
     """
-    check_picture(width, height, encoding, len(data))
+    check_image(width, height, encoding, len(data))
     if encoding == "raw":
         return np.frombuffer(data, np.uint8).reshape(height, width, CHANNELS)
     try:
-        with Image.open(io.BytesIO(data), formats=(encoding.upper(),)) as picture:
-            if picture.size != (width, height):
-                claimed = "×".join(map(str, picture.size))
-                raise ValueError(f"{encoding} picture is {claimed}, declared as {width}×{height}: they must agree")
-            return np.array(picture.convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=(encoding.upper(),)) as image:
+            if image.size != (width, height):
+                claimed = "×".join(map(str, image.size))
+                raise ValueError(f"{encoding} image is {claimed}, declared as {width}×{height}: they must agree")
+            return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
-        raise ValueError(f"picture is not a {encoding} file: send one, or another encoding") from None
+        raise ValueError(f"image is not a {encoding} file: send one, or another encoding") from None
     except (Image.DecompressionBombError, OSError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError) as error:
-        raise ValueError(f"{encoding} picture is damaged or cut short ({error})".replace("\n", " ")) from None
+        raise ValueError(f"{encoding} image is damaged or cut short ({error})".replace("\n", " ")) from None
 
 
 def thumbnail(pixels: np.ndarray, side: int) -> bytes:
     """A JPEG of at most ``side`` pixels a side."""
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((side, side))
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
     file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=80)
+    image.save(file, format="JPEG", quality=80)
     return file.getvalue()

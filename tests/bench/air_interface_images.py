@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Kodak's pictures over the air interface and over the ideal symbol channel, for air_interface.py."""
+"""Kodak's images over the air interface and over the ideal symbol channel, for air_interface.py."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from air_interface_link import CLIP_DB, Channel, receive
 
 from diffjscc.air.format import find_format
 from diffjscc.air.gatherer import Gatherer
-from diffjscc.air.header import unpack_picture
+from diffjscc.air.header import unpack_image
 from diffjscc.air.modulator import Modulator, fragments
 from diffjscc.channel import transmit
 from diffjscc.evaluate.metrics import psnr
@@ -21,8 +21,8 @@ from diffjscc.symbols import Reception
 BURST_SYMBOLS = 6144
 
 
-class Pictures:
-    """The pictures of a folder, sent in a row; PSNRs come as arrays (pictures,), dB."""
+class Images:
+    """The images of a folder, sent in a row; PSNRs come as arrays (images,), dB."""
 
     def __init__(self, folder, preset):
         self._images = [to_tensor(read_image(path)) for path in find_images(folder)]
@@ -36,7 +36,7 @@ class Pictures:
         return self._psnr(sent, receptions)
 
     def air(self, rate, channel: Channel, rng, burst_symbols=BURST_SYMBOLS, lost_every=None):
-        """Over bursts; also which pictures lost any of theirs: bool (pictures,)."""
+        """Over bursts; also which images lost any of theirs: bool (images,)."""
         sent = self._encoded(rate, channel.snr_db)
         modulator = Modulator(find_format(self._preset), CLIP_DB)
         bursts, owners = [], []
@@ -44,7 +44,7 @@ class Pictures:
             for fragment, payload in fragments(symbols, burst_symbols):
                 bursts.append(modulator.fragment(fragment, payload))
                 owners.append(index)
-        # The fifth of ten, say: not always a picture's first.
+        # The fifth of ten, say: not always an image's first.
         lost = set(range(lost_every // 2, len(bursts), lost_every)) if lost_every else set()
         receptions = self._gather(receive(channel(bursts, rng, lost), self._preset))
         touched = np.isin(np.arange(len(sent)), [owners[index] for index in lost])
@@ -57,7 +57,7 @@ class Pictures:
     def _gather(self, bursts):
         gatherer, ended = Gatherer(), []
         for burst in bursts:
-            fragment = unpack_picture(burst.picture, lambda number: self._codec.name)
+            fragment = unpack_image(burst.image, lambda number: self._codec.name)
             ended += gatherer.push(fragment, burst.symbols, burst.noise_var, burst.snr_db)
         return {header.image_id: reception for header, reception in ended + gatherer.flush()}
 
