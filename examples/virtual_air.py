@@ -15,7 +15,7 @@ from gnuradio.diffjscc.radio_apps import command, run, sample_rate
 from gnuradio.diffjscc.radios import ADDRESS, Radio, radio_sink, radio_source
 from gnuradio.eng_arg import eng_float
 
-from diffjscc.air.format import BANDWIDTH
+from diffjscc.air.preset import BANDWIDTH
 
 #: The taps of the fading channel: delays in samples, within the cyclic prefix, and amplitudes, of unit power together.
 DELAYS = (0, 2, 5)

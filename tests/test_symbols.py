@@ -9,7 +9,7 @@ import pytest
 
 from diffjscc.symbols import ImageHeader, Reception, parse_rate, rate_channels
 
-GOOD = {"image_id": 3, "width": 768, "height": 512, "model": "lite", "rate": "1/128", "tx_snr_db": 1.0}
+GOOD = {"image_id": 3, "width": 768, "height": 512, "codec": "lite", "rate": "1/128", "tx_snr_db": 1.0}
 
 
 def test_a_kodak_image_at_1_128_is_3072_symbols():
@@ -40,7 +40,7 @@ def test_headers_survive_as_plain_values():
     "field, value",
     [
         ("image_id", -1), ("image_id", 1 << 32), ("image_id", 1.5), ("width", 0), ("width", 31), ("width", "768"), ("width", True),
-        ("height", 1 << 40), ("model", ""), ("model", None), ("rate", "1/3"), ("tx_snr_db", math.nan), ("tx_snr_db", math.inf),
+        ("height", 1 << 40), ("codec", ""), ("codec", None), ("rate", "1/3"), ("tx_snr_db", math.nan), ("tx_snr_db", math.inf),
         ("tx_snr_db", "loud"),
     ],
 )  # fmt: skip

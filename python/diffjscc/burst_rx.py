@@ -3,7 +3,7 @@
 
 from gnuradio import gr
 
-from diffjscc.air.format import find_format
+from diffjscc.air.preset import find_preset
 
 from .diffjscc_python import burst_demodulator, burst_detector
 
@@ -31,9 +31,9 @@ class burst_rx(gr.hier_block2):
             gr.io_signature(1, 1, gr.sizeof_gr_complex),
             gr.io_signature3(3, 3, gr.sizeof_gr_complex, gr.sizeof_float, gr.sizeof_gr_complex),
         )
-        shape = find_format(preset)
+        parameters = find_preset(preset)
         self._detector = burst_detector(false_alarm_rate, max_offset)
-        self._demodulator = burst_demodulator(shape.fft_len, shape.cp_len)
+        self._demodulator = burst_demodulator(parameters.fft_len, parameters.cp_len)
         self.connect(self, self._detector, self._demodulator)
         for port in range(3):
             self.connect((self._demodulator, port), (self, port))

@@ -8,9 +8,9 @@ import numpy as np
 import pmt
 from gnuradio import gr
 
-from diffjscc.air.format import MAX_PAYLOAD, find_format
 from diffjscc.air.header import SESSION_PERIOD
 from diffjscc.air.modulator import Modulator, fragments
+from diffjscc.air.preset import MAX_PAYLOAD, find_preset
 from diffjscc.symbols import Symbols
 
 from .bursts import BurstAssembler
@@ -43,7 +43,7 @@ class burst_tx(gr.basic_block):
 
     def __init__(self, preset="ofdm256", burst_symbols=6144, clip_db=9.0, gap=64, guard=2304, length_tag=LENGTH_TAG):
         gr.basic_block.__init__(self, name="burst_tx", in_sig=[np.complex64], out_sig=[np.complex64])
-        self._modulator = Modulator(find_format(preset), clip_db)
+        self._modulator = Modulator(find_preset(preset), clip_db)
         if gap < 0 or guard < 0:
             raise ValueError(f"gap = {gap}, guard = {guard}: must be 0 or more samples")
         self._burst_symbols, self._gap, self._guard = burst_symbols, gap, guard

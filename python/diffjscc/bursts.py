@@ -43,11 +43,11 @@ class BurstAssembler:
     cannot be believed are passed over, not kept, so that no header can make memory grow.
 
     length_tag   name of the length tag
-    find_model   model id of a number in a ``burst_header``; raises ValueError where there is none
+    find_codec   codec id of a number in a ``burst_header``; raises ValueError where there is none
     """
 
-    def __init__(self, length_tag, find_model=None):
-        self._length_tag, self._find_model = length_tag, find_model
+    def __init__(self, length_tag, find_codec=None):
+        self._length_tag, self._find_codec = length_tag, find_codec
         self._open = None
         self._parts, self._missing = [], 0
         self.stray = 0
@@ -104,9 +104,9 @@ class BurstAssembler:
                 expected = burst.header.symbol_count
             else:
                 packed = tags[_BURST_HEADER]
-                if self._find_model is None or not pmt.is_u8vector(packed):
+                if self._find_codec is None or not pmt.is_u8vector(packed):
                     raise ValueError("burst header is no u8vector of the air interface")
-                burst.fragment = unpack_image(bytes(pmt.u8vector_elements(packed)), self._find_model)
+                burst.fragment = unpack_image(bytes(pmt.u8vector_elements(packed)), self._find_codec)
                 burst.header, expected = burst.fragment.header, burst.fragment.length
             if length is not None and length > expected:
                 raise ValueError(f"burst of {length} symbols, but its header asks for {expected}")

@@ -14,19 +14,19 @@ class jscc_decoder(gr.basic_block):
     """Decodes images for those who do their own framing.
 
     Input, message port ``symbols``: {the fields of ImageHeader, snr_db (optional)} · c32vector, unit mean power, gain 1.
-    Output, message port ``images``: {image_id, width, height, model, rate, tx_snr_db, snr_db, truncated,
+    Output, message port ``images``: {image_id, width, height, codec, rate, tx_snr_db, snr_db, truncated,
     stage: "initial"} · u8vector RGB.
 
-    model    codec that bursts must name, by name or folder; "" for whichever installed model they name
+    codec    codec that bursts must name, by name or folder; "" for whichever installed codec they name
     snr_db   SNR at the receiver, dB; None: from the metadata, else estimated from the symbols' power
     device   where to decode: cpu, cuda, …
 
     Decoding runs in the block's own thread, a message at a time. What cannot be decoded is counted, logged and dropped.
     """
 
-    def __init__(self, model="lite", snr_db=None, device="cpu"):
+    def __init__(self, codec="lite", snr_db=None, device="cpu"):
         gr.basic_block.__init__(self, name="jscc_decoder", in_sig=None, out_sig=None)
-        self._receiver = Receiver(model, snr_db, device)
+        self._receiver = Receiver(codec, snr_db, device)
         self._counters = Counters()
         self._images = pmt.intern("images")
         self.message_port_register_in(pmt.intern("symbols"))

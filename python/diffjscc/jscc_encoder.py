@@ -14,18 +14,18 @@ class jscc_encoder(gr.basic_block):
     Input, message port ``images``: {width, height} · u8vector RGB.
     Output, message port ``symbols``: {the fields of ImageHeader} · c32vector, mean |y|² = 1.
 
-    model        codec, by name or folder
+    codec        codec, by name or folder
     rate         channel uses per pixel, such as "1/128"
     snr_db       the SNR to encode for, dB
     device       where to encode: cpu, cuda, …
 
     Encoding runs in the block's own thread, a message at a time. What is not an image is counted, logged and dropped.
-    Raises ValueError for a model, rate or SNR that does not exist.
+    Raises ValueError for a codec, rate or SNR that does not exist.
     """
 
-    def __init__(self, model="lite", rate="1/128", snr_db=1.0, device="cpu"):
+    def __init__(self, codec="lite", rate="1/128", snr_db=1.0, device="cpu"):
         gr.basic_block.__init__(self, name="jscc_encoder", in_sig=None, out_sig=None)
-        self._transmitter = Transmitter(model, rate, snr_db, device)
+        self._transmitter = Transmitter(codec, rate, snr_db, device)
         self._sent = self._skipped = 0
         self._symbols = pmt.intern("symbols")
         self.message_port_register_in(pmt.intern("images"))
@@ -33,7 +33,7 @@ class jscc_encoder(gr.basic_block):
         self.set_msg_handler(pmt.intern("images"), self._encode)
 
     def set_rate(self, rate):
-        """Changes the rate from the next image on. Raises ValueError, and keeps the old one, where the model lacks it."""
+        """Changes the rate from the next image on. Raises ValueError, and keeps the old one, where the codec lacks it."""
         self._transmitter.set_rate(rate)
 
     def set_snr_db(self, snr_db):

@@ -17,14 +17,14 @@ class jscc_rx(gr.hier_block2):
     Output 1, may be left open: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
     preset, false_alarm_rate, max_offset                                          as in burst_rx
-    model, folder, on_full, queue_size, device, refine, refiner, deadline         as in jscc_sink
+    codec, folder, on_full, queue_size, device, refine, refiner, deadline         as in jscc_sink
     address, server_key, secret_key, refine_deadline                              as in jscc_sink
     """
 
     def __init__(
         self,
         preset="ofdm256",
-        model="lite",
+        codec="lite",
         folder="",
         on_full="wait",
         queue_size=4,
@@ -44,7 +44,7 @@ class jscc_rx(gr.hier_block2):
         )
         self._bursts = burst_rx(preset, false_alarm_rate, max_offset)
         self._sink = jscc_sink(
-            model,
+            codec,
             folder=folder,
             on_full=on_full,
             queue_size=queue_size,

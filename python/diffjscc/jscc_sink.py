@@ -31,11 +31,11 @@ class jscc_sink(gr.sync_block):
     Input: complex symbols, unit mean power, gain 1. A burst's first symbol carries the tag ``image_header`` (the fields
     of ImageHeader), or ``burst_header`` (a fragment of an image off the air), and a length tag; an optional tag
     ``snr_db`` tells its SNR. With ``csi`` a second input, float: the noise variance of each symbol, +inf for an erasure.
-    Output, message port ``images``: PDU {image_id, width, height, model, rate, tx_snr_db, snr_db, truncated,
+    Output, message port ``images``: PDU {image_id, width, height, codec, rate, tx_snr_db, snr_db, truncated,
     stage: "initial"} · u8vector RGB, as soon as an image is decoded; message port ``refined``: the same with
     stage "refined", when it is ready.
 
-    model        codec that bursts must name, by name or folder; "" for whichever installed model they name
+    codec        codec that bursts must name, by name or folder; "" for whichever installed codec they name
     snr_db       SNR at the receiver, dB; None: from the tag, else estimated from each burst's power
     folder       where PNG files are written, each whole or not at all (000001.png, 000001_refined.png); "" for none
     on_full      "wait": hold the stream back when the decoder or the refiner is behind (files, simulations); "drop":
@@ -61,7 +61,7 @@ class jscc_sink(gr.sync_block):
 
     def __init__(
         self,
-        model="lite",
+        codec="lite",
         snr_db=None,
         folder="",
         on_full="wait",
@@ -82,9 +82,9 @@ class jscc_sink(gr.sync_block):
         self._images, self._refined = pmt.intern("images"), pmt.intern("refined")
         self.message_port_register_out(self._images)
         self.message_port_register_out(self._refined)
-        self._receiver = Receiver(model, snr_db, device)
+        self._receiver = Receiver(codec, snr_db, device)
         self._counters = Counters()
-        self._assembler = BurstAssembler(length_tag, self._receiver.find_model)
+        self._assembler = BurstAssembler(length_tag, self._receiver.find_codec)
         self._gatherer = Gatherer(deadline)
         self._gathering = threading.Lock()
         self._stopping = threading.Event()

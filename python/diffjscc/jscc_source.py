@@ -35,7 +35,7 @@ class jscc_source(gr.sync_block):
 
     source       a file, a folder or a glob; "" for images from the message port alone
     repeat       begin again after the last file; without it the flowgraph ends there
-    model        codec, by name or folder
+    codec        codec, by name or folder
     rate         channel uses per pixel, such as "1/128"
     snr_db       the SNR to encode for, dB
     guard        silent symbols after each burst, so that filters and resamplers behind can run out
@@ -44,14 +44,14 @@ class jscc_source(gr.sync_block):
 
     Reading and encoding run in a thread of their own, two images ahead of the stream. An image that cannot be read or
     encoded is counted, logged and passed over; when no file of a pass could be sent, the source ends. Raises ValueError
-    for a source, model, rate or SNR that does not exist.
+    for a source, codec, rate or SNR that does not exist.
     """
 
     def __init__(
-        self, source="", repeat=False, model="lite", rate="1/128", snr_db=1.0, guard=32, length_tag=LENGTH_TAG, device="cpu"
+        self, source="", repeat=False, codec="lite", rate="1/128", snr_db=1.0, guard=32, length_tag=LENGTH_TAG, device="cpu"
     ):
         gr.sync_block.__init__(self, name="jscc_source", in_sig=None, out_sig=[np.complex64])
-        self._transmitter = Transmitter(model, rate, snr_db, device)
+        self._transmitter = Transmitter(codec, rate, snr_db, device)
         if guard < 0:
             raise ValueError(f"guard = {guard}: must be 0 or more symbols")
         self._silence = np.zeros(guard, np.complex64)
@@ -69,7 +69,7 @@ class jscc_source(gr.sync_block):
         self.set_msg_handler(pmt.intern("images"), self._take_pdu)
 
     def set_rate(self, rate):
-        """Changes the rate from the next image encoded. Raises ValueError, and keeps the old one, where the model lacks it."""
+        """Changes the rate from the next image encoded. Raises ValueError, and keeps the old one, where the codec lacks it."""
         self._transmitter.set_rate(rate)
 
     def set_snr_db(self, snr_db):

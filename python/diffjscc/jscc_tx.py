@@ -13,7 +13,7 @@ class jscc_tx(gr.hier_block2):
     Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files.
     Output: complex samples, unit mean power within a burst; see burst_tx for their tags.
 
-    source, repeat, model, rate, snr_db, device    as in jscc_source
+    source, repeat, codec, rate, snr_db, device    as in jscc_source
     preset, burst_symbols, clip_db, gap, guard     as in burst_tx
     amplitude                                      of the samples: 1 for unit mean power within a burst
     """
@@ -22,7 +22,7 @@ class jscc_tx(gr.hier_block2):
         self,
         source="",
         repeat=False,
-        model="lite",
+        codec="lite",
         rate="1/128",
         snr_db=1.0,
         preset="ofdm256",
@@ -34,7 +34,7 @@ class jscc_tx(gr.hier_block2):
         device="cpu",
     ):
         gr.hier_block2.__init__(self, "jscc_tx", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
-        self._source = jscc_source(source, repeat, model, rate, snr_db, guard=1, device=device)
+        self._source = jscc_source(source, repeat, codec, rate, snr_db, guard=1, device=device)
         self._bursts = burst_tx(preset, burst_symbols, clip_db, gap, guard)
         self._scale = blocks.multiply_const_cc(amplitude)
         self.message_port_register_hier_in("images")

@@ -10,15 +10,15 @@ from dataclasses import fields
 
 from gnuradio.eng_arg import eng_float
 
-from diffjscc.air.format import FORMATS
+from diffjscc.air.preset import PRESETS
 from diffjscc.hub import DEFAULT_CODEC
 
-from .radios import ADDRESS, DEVICES, STAND_INS, WIDTHS, Radio
+from .radios import ADDRESS, DEVICES, SAMPLE_RATES, STAND_INS, Radio
 
 
 def sample_rate(text):
-    """Samples/s of an option: a name of WIDTHS, or a number such as 2M."""
-    return WIDTHS[text] if text in WIDTHS else eng_float(text)
+    """Samples/s of an option: a name of SAMPLE_RATES, or a number such as 2M."""
+    return SAMPLE_RATES[text] if text in SAMPLE_RATES else eng_float(text)
 
 
 def add_options(parser):
@@ -29,14 +29,16 @@ def add_options(parser):
     add("--address", default=ADDRESS, help="for --radio zmq: where the transmitter listens (default: %(default)s)")
     add("--file", default="", help="for --radio file, complex floats as they are, and --radio sigmf")
     add("--frequency", type=eng_float, metavar="HZ", help="of the carrier, such as 2.45G")
-    widths = ", ".join(f"{name} ({rate / 1e6:g}M)" for name, rate in WIDTHS.items())
-    add("--rate", type=sample_rate, metavar="R", default="medium", help=f"samples/s: {widths}, or a number (default: medium)")
-    add("--bandwidth", type=eng_float, metavar="HZ", help="of the analog filters (default: the rate)")
+    widths = ", ".join(f"{name} ({rate / 1e6:g}M)" for name, rate in SAMPLE_RATES.items())
+    add(
+        "--sample-rate", type=sample_rate, metavar="R", default="medium", help=f"samples/s: {widths}, or a number (default: medium)"
+    )
+    add("--bandwidth", type=eng_float, metavar="HZ", help="of the analog filters (default: the sample rate)")
     add("--gain", type=float, metavar="DB", help="default: the middle of the device's range")
     add("--antenna", default="", help="the device's name of the connector (default: its own)")
     add = parser.add_argument_group("air interface").add_argument
-    add("--preset", choices=tuple(FORMATS), default="ofdm256", help="subcarriers (default: %(default)s)")
-    add("--model", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)")
+    add("--preset", choices=tuple(PRESETS), default="ofdm256", help="subcarriers (default: %(default)s)")
+    add("--codec", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)")
     add("--device", default="cpu", help="where the codec computes: cpu, cuda, … (default: %(default)s)")
 
 

@@ -20,7 +20,7 @@ from .recordings import DATATYPES, read_recording, sigmf_sink, written
 DEVICES, STAND_INS = ("uhd", "soapy", "pluto"), ("zmq", "file", "sigmf")
 
 #: Sample rates by name, samples/s.
-WIDTHS = {"narrow": 250e3, "medium": 1e6, "wide": 10e6}
+SAMPLE_RATES = {"narrow": 250e3, "medium": 1e6, "wide": 10e6}
 
 #: Where a transmitter of `zmq` waits for its listener.
 ADDRESS = "tcp://127.0.0.1:5500"
@@ -53,8 +53,8 @@ class Radio:
     address    for zmq
     file       for file and sigmf
     frequency  of the carrier, Hz
-    rate       samples/s
-    bandwidth  of the analog filters, Hz; None for the rate
+    sample_rate  samples/s
+    bandwidth  of the analog filters, Hz; None for the sample rate
     gain       dB; None for the middle of the device's range, or for its own control where a Pluto receives
     antenna    the device's name of the connector; "" for its default
 
@@ -66,7 +66,7 @@ class Radio:
     address: str = ADDRESS
     file: str = ""
     frequency: float | None = None
-    rate: float = WIDTHS["medium"]
+    sample_rate: float = SAMPLE_RATES["medium"]
     bandwidth: float | None = None
     gain: float | None = None
     antenna: str = ""
@@ -78,10 +78,10 @@ class Radio:
             raise ValueError(f"radio {self.kind} needs a frequency, such as --frequency 2.45G")
         if self.kind in ("file", "sigmf") and not self.file:
             raise ValueError(f"radio {self.kind} needs the name of a file: --file")
-        for name in ("frequency", "rate", "bandwidth"):
+        for name in ("frequency", "sample_rate", "bandwidth"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} {value:g}: must be above 0")
+                raise ValueError(f"{name.replace('_', ' ')} {value:g}: must be above 0")
         if self.gain is not None and not math.isfinite(self.gain):
             raise ValueError(f"gain {self.gain:g}: must be a number of decibels")
 
@@ -135,15 +135,15 @@ def _opening_device(radio, finder):
 
 
 def _check_rate(actual, radio):
-    if not abs(actual / radio.rate - 1) < RATE_TOLERANCE:
-        raise ValueError(f"it makes {actual:.1f} samples/s of {radio.rate:g}, choose a rate that it divides its clock to")
+    if not abs(actual / radio.sample_rate - 1) < RATE_TOLERANCE:
+        raise ValueError(f"it makes {actual:.1f} samples/s of {radio.sample_rate:g}, choose a rate that it divides its clock to")
 
 
 def _tune_uhd(block, radio):
-    block.set_samp_rate(radio.rate)
+    block.set_samp_rate(radio.sample_rate)
     _check_rate(block.get_samp_rate(), radio)
     block.set_center_freq(radio.frequency)
-    block.set_bandwidth(radio.bandwidth or radio.rate)
+    block.set_bandwidth(radio.bandwidth or radio.sample_rate)
     if radio.gain is None:
         block.set_normalized_gain(0.5)
     else:
@@ -168,10 +168,10 @@ def _uhd_sink(radio):
 
 
 def _tune_soapy(block, radio):
-    block.set_sample_rate(0, radio.rate)
+    block.set_sample_rate(0, radio.sample_rate)
     _check_rate(block.get_sample_rate(0), radio)
     block.set_frequency(0, radio.frequency)
-    block.set_bandwidth(0, radio.bandwidth or radio.rate)
+    block.set_bandwidth(0, radio.bandwidth or radio.sample_rate)
     gains = block.get_gain_range(0)
     block.set_gain(0, (gains.minimum() + gains.maximum()) / 2 if radio.gain is None else radio.gain)
     if radio.antenna:
@@ -195,7 +195,7 @@ def _soapy_sink(radio):
 
 def _tune_pluto(block, radio):
     block.set_frequency(int(radio.frequency))
-    block.set_samplerate(int(radio.rate))
+    block.set_samplerate(int(radio.sample_rate))
     # The digital filter that makes rates below 2.1 Msps possible, designed for the rate.
     block.set_filter_params("Auto", "", 0, 0)
     return block
@@ -218,7 +218,7 @@ def _pluto_sink(radio):
     iio = _driver("iio")
     with _opening_device(radio, "iio_info -s"):
         block = iio.fmcomms2_sink_fc32(radio.args or iio.get_pluto_uri(), [True, True], PLUTO_BUFFER, False)
-        block.set_bandwidth(int(radio.bandwidth or radio.rate))
+        block.set_bandwidth(int(radio.bandwidth or radio.sample_rate))
         # Its gain is an attenuation, 0 to 89.75 dB.
         block.set_attenuation(0, 45.0 if radio.gain is None else -radio.gain)
         return _tune_pluto(block, radio)
@@ -277,7 +277,7 @@ def _zmq_sink(radio):
     zeromq = _driver("zeromq")
     with _opening_zmq(radio):
         push = zeromq.push_sink(gr.sizeof_gr_complex, 1, radio.address, hwm=ZMQ_MESSAGES)
-    return chain(blocks.throttle(gr.sizeof_gr_complex, radio.rate), push)
+    return chain(blocks.throttle(gr.sizeof_gr_complex, radio.sample_rate), push)
 
 
 def _replay(path, datatype):
@@ -310,7 +310,7 @@ def _sigmf_source(radio):
 
 
 def _sigmf_sink(radio):
-    return sigmf_sink(radio.file, radio.rate, radio.frequency)
+    return sigmf_sink(radio.file, radio.sample_rate, radio.frequency)
 
 
 _SOURCES = {
@@ -332,8 +332,8 @@ _SINKS = {
 
 
 def replayed(radio):
-    """``radio`` with the rate and frequency of the recording, where it replays one."""
+    """``radio`` with the sample rate and frequency of the recording, where it replays one."""
     if radio.kind != "sigmf":
         return radio
     recording = read_recording(radio.file)
-    return replace(radio, rate=recording.rate or radio.rate, frequency=recording.frequency)
+    return replace(radio, sample_rate=recording.sample_rate or radio.sample_rate, frequency=recording.frequency)

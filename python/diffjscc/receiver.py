@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from diffjscc.air.header import model_number
+from diffjscc.air.header import codec_number
 from diffjscc.hub import find_model, list_models
 from diffjscc.snr import estimate_snr_db
 from diffjscc.symbols import ImageHeader, Reception, parse_snr_db
@@ -49,18 +49,18 @@ class Counters:
 class Receiver:
     """Decodes what bursts hold; loads codecs when the first burst asks for them.
 
-    model    the codec that bursts must name, by name or folder; "" for whichever installed model they name
+    codec    the codec that bursts must name, by name or folder; "" for whichever installed codec they name
     snr_db   SNR at the receiver, dB; None to take the burst's own tag, or to estimate it from the symbols
     device   where to decode, as torch writes it
 
-    Raises ValueError for a model that does not exist, or an SNR that is not finite.
+    Raises ValueError for a codec that does not exist, or an SNR that is not finite.
     """
 
-    def __init__(self, model, snr_db, device):
-        if model:
+    def __init__(self, codec, snr_db, device):
+        if codec:
             # One that does not exist is refused when the flowgraph is built, not with the first image.
-            find_model(model)
-        self._model, self._device = str(model), device
+            find_model(codec)
+        self._codec_name, self._device = str(codec), device
         self._codecs = {}
         self.set_snr_db(snr_db)
 
@@ -88,18 +88,18 @@ class Receiver:
         arrived = int(np.isfinite(reception.noise_var).sum())
         self._check_share(arrived, header.symbol_count)
         try:
-            image = self._codec(header.model).decode(reception, header)
+            image = self._codec(header.codec).decode(reception, header)
         except ValueError as error:
             raise Dropped("header", str(error)) from None
         return to_pixels(image), reception.snr_db, arrived < header.symbol_count
 
-    def find_model(self, number):
+    def find_codec(self, number):
         """Id of the codec with this number on the air. Raises ValueError where none that may be used has it."""
-        names = [find_model(self._model).name] if self._model else [entry.name for entry in list_models() if entry.codec]
+        names = [find_model(self._codec_name).name] if self._codec_name else [entry.name for entry in list_models() if entry.codec]
         for name in names:
-            if model_number(name) == number:
+            if codec_number(name) == number:
                 return name
-        raise ValueError(f"burst was encoded by model number {number}, this receiver decodes {', '.join(names)}")
+        raise ValueError(f"burst was encoded by codec number {number}, this receiver decodes {', '.join(names)}")
 
     def _check_share(self, arrived, expected):
         if arrived < MIN_SHARE * expected:
@@ -118,14 +118,14 @@ class Receiver:
 
         if name in self._codecs:
             return self._codecs[name]
-        if self._model:
-            expected = find_model(self._model).name
+        if self._codec_name:
+            expected = find_model(self._codec_name).name
             if name != expected:
-                raise Dropped("model", f"burst was encoded by model '{name}', this receiver decodes '{expected}'")
-            self._codecs[name] = load_codec(self._model, self._device)
+                raise Dropped("codec", f"burst was encoded by codec '{name}', this receiver decodes '{expected}'")
+            self._codecs[name] = load_codec(self._codec_name, self._device)
         else:
             # Names from the air are looked up among installed models only; they never become paths.
             if name not in {entry.name for entry in list_models()}:
-                raise Dropped("model", f"burst was encoded by model '{name}', which is not installed: see `diffjscc models`")
+                raise Dropped("codec", f"burst was encoded by codec '{name}', which is not installed: see `diffjscc models`")
             self._codecs[name] = load_codec(name, self._device)
         return self._codecs[name]

@@ -18,13 +18,13 @@ class Recording:
 
     data       file of samples
     datatype   of a sample, one of DATATYPES
-    rate       samples/s, None where nobody wrote it down
+    sample_rate  samples/s, None where nobody wrote it down
     frequency  of the carrier at its start, Hz, None where nobody wrote it down
     """
 
     data: Path
     datatype: str
-    rate: float | None
+    sample_rate: float | None
     frequency: float | None
 
 
@@ -55,7 +55,7 @@ def read_recording(name):
     return Recording(data, datatype, rate, frequency)
 
 
-def sigmf_sink(name, rate, frequency=None):
+def sigmf_sink(name, sample_rate, frequency=None):
     """A block that records its complex samples as SigMF, from now. Raises ValueError where it cannot write there."""
     data, path = recording_paths(name)
     block = written(data)
@@ -63,7 +63,12 @@ def sigmf_sink(name, rate, frequency=None):
     capture = {"core:sample_start": 0, "core:datetime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
     if frequency is not None:
         capture["core:frequency"] = frequency
-    properties = {"core:datatype": "cf32_le", "core:sample_rate": rate, "core:version": "1.0.0", "core:recorder": "gr-diffjscc"}
+    properties = {
+        "core:datatype": "cf32_le",
+        "core:sample_rate": sample_rate,
+        "core:version": "1.0.0",
+        "core:recorder": "gr-diffjscc",
+    }
     path.write_text(json.dumps({"global": properties, "captures": [capture], "annotations": []}, indent=2) + "\n")
     return block
 

@@ -38,7 +38,7 @@ class Counts:
 class LocalRefinement:
     """Refines images in a thread of its own, in the order they came, each at once when the one before is done.
 
-    model      refiner, by name or folder; loaded when the first image comes
+    refiner      refiner, by name or folder; loaded when the first image comes
     device     where to compute, as torch writes it
     publish    called as publish(pixels, metadata) with the refined image and the initial one's metadata
     warn       called with one line where an image could not be refined
@@ -48,12 +48,12 @@ class LocalRefinement:
     An image that cannot be refined is counted and logged; its initial image has long been published.
     """
 
-    def __init__(self, model, device, publish, warn, queue_size, on_full):
+    def __init__(self, refiner, device, publish, warn, queue_size, on_full):
         from diffjscc.hub import find_model
 
         # A name that nobody knows is refused when the flowgraph is built, not with the first image.
-        find_model(model, "refiner")
-        self._model, self._device = model, device
+        find_model(refiner, "refiner")
+        self._refiner_name, self._device = refiner, device
         self._publish, self._warn = publish, warn
         self._refiner = None
         self.counters = Counts()
@@ -78,7 +78,7 @@ class LocalRefinement:
 
         pixels, metadata = item
         if self._refiner is None:
-            self._refiner = load_refiner(self._model, self._device)
+            self._refiner = load_refiner(self._refiner_name, self._device)
         # The same image is refined the same way again.
         generator = torch.Generator().manual_seed(metadata["image_id"])
         refined = self._refiner(to_tensor(pixels), metadata["snr_db"], generator=generator)
@@ -98,7 +98,7 @@ class RemoteRefinement:
     """Has images refined by a service, any number at once, and never waits for one that is not there.
 
     address     of the service, such as tcp://gpu.local:5555
-    model       refiner, by the name that the service knows it under
+    refiner       refiner, by the name that the service knows it under
     publish     called as publish(pixels, metadata) with the refined image and the initial one's metadata
     warn        called with one line where images are not refined, once until one is again
     queue_size  images that may be on their way
@@ -109,13 +109,13 @@ class RemoteRefinement:
     An image that is not refined is counted; its initial image has long been published.
     """
 
-    def __init__(self, address, model, publish, warn, queue_size, on_full, deadline=60.0, server_key="", secret_key=""):
+    def __init__(self, address, refiner, publish, warn, queue_size, on_full, deadline=60.0, server_key="", secret_key=""):
         from diffjscc.serve.addresses import is_local
 
         if not deadline > 0:
             raise ValueError(f"refinement's deadline = {deadline}: must be above 0 seconds")
         self._connection = {"address": address, "server_key": server_key or None, "secret_key": secret_key or None}
-        self._model, self._deadline = model, float(deadline)
+        self._refiner_name, self._deadline = refiner, float(deadline)
         # Coding takes longer than copying, but not than a network.
         self._encoding = "raw" if is_local(address) else "png"
         self._publish, self._warn = publish, warn
@@ -172,7 +172,7 @@ class RemoteRefinement:
         job = self._client.submit(
             pixels,
             metadata.get("snr_db"),
-            self._model,
+            self._refiner_name,
             # The same image is refined the same way again.
             seed=metadata.get("image_id", 0),
             deadline=self._deadline,

@@ -8,12 +8,12 @@ from diffjscc.symbols import parse_rate, parse_snr_db
 class Transmitter:
     """Encodes images with settings that may change between them; loads the codec at the first image.
 
-    Raises ValueError at once for a model that does not exist, a rate that it lacks or an SNR that is not finite.
+    Raises ValueError at once for a codec that does not exist, a rate that it lacks or an SNR that is not finite.
     """
 
-    def __init__(self, model, rate, snr_db, device):
-        entry = find_model(model)
-        self._model, self._name, self._rates, self._device = model, entry.name, model_rates(entry.codec), device
+    def __init__(self, codec, rate, snr_db, device):
+        entry = find_model(codec)
+        self._codec_name, self._name, self._rates, self._device = codec, entry.name, model_rates(entry.codec), device
         self._codec = None
         self._next_id = 0
         self.set_rate(rate)
@@ -23,7 +23,7 @@ class Transmitter:
         rate = parse_rate(rate)
         if rate not in self._rates:
             raise ValueError(
-                f"rate {rate} is not one that model '{self._name}' has: choose from {', '.join(map(str, self._rates))}"
+                f"rate {rate} is not one that codec '{self._name}' has: choose from {', '.join(map(str, self._rates))}"
             )
         self.rate = rate
 
@@ -36,7 +36,7 @@ class Transmitter:
         from diffjscc.images import to_tensor
 
         if self._codec is None:
-            self._codec = load_codec(self._model, self._device)
+            self._codec = load_codec(self._codec_name, self._device)
         symbols = self._codec.encode(to_tensor(pixels), self.snr_db, self.rate, image_id=self._next_id)
         self._next_id = (self._next_id + 1) % (1 << 32)
         return symbols

@@ -62,7 +62,7 @@ class ImageHeader:
     image_id   number of the image within a transmission, 0 … 2³²−1
     width      pixels, before padding
     height     pixels, before padding
-    model      id of the codec, as `diffjscc models` lists it
+    codec      id of the codec, as `diffjscc models` lists it
     rate       R = K/(H·W) of the padded image, channel uses per pixel
     tx_snr_db  the SNR that the encoder assumed, dB
 
@@ -72,7 +72,7 @@ class ImageHeader:
     image_id: int
     width: int
     height: int
-    model: str
+    codec: str
     rate: Fraction
     tx_snr_db: float
 
@@ -87,8 +87,8 @@ class ImageHeader:
         if not 0 <= self.image_id < 1 << 32:
             raise ValueError(f"header field image_id = {self.image_id} does not fit 32 bits")
         check_image_size(self.width, self.height)
-        if not isinstance(self.model, str) or not self.model:
-            raise ValueError(f"header field model = {self.model!r} is not a model id: see `diffjscc models`")
+        if not isinstance(self.codec, str) or not self.codec:
+            raise ValueError(f"header field codec = {self.codec!r} is not a codec id: see `diffjscc models`")
 
     @property
     def symbol_count(self) -> int:

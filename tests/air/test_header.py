@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjscc.air.format import FORMATS, HEADER_ELEMENTS
 from diffjscc.air.header import (
     Fragment,
+    codec_number,
     convolutional_code,
     crc24,
     header_bits,
     header_elements,
-    model_number,
     pack_image,
     unpack_image,
 )
+from diffjscc.air.preset import HEADER_ELEMENTS, PRESETS
 from diffjscc.symbols import ImageHeader
 
 
 def lite_only(number):
-    if number != model_number("lite"):
-        raise ValueError(f"model number {number} is not installed")
+    if number != codec_number("lite"):
+        raise ValueError(f"codec number {number} is not installed")
     return "lite"
 
 
@@ -95,7 +95,7 @@ def test_random_headers_are_refused_unless_a_transmitter_could_have_sent_them():
 def _plausible(random, count):
     """Headers that name the right model, so that the other fields are what is judged."""
     fields = np.frombuffer(random.bytes(11 * count), np.uint8).reshape(count, 11)
-    number = model_number("lite") << 27
+    number = codec_number("lite") << 27
     return b"".join(((int.from_bytes(one.tobytes(), "big") & ~(0xFFF << 27)) | number).to_bytes(11, "big") for one in fields)
 
 
@@ -116,10 +116,10 @@ def test_the_code_is_tail_biting_and_linear():
 
 
 def test_every_coded_bit_is_sent_four_times_on_other_carriers():
-    for shape in FORMATS.values():
+    for preset in PRESETS.values():
         bits = header_bits(3072, bytes(11))
         elements = header_elements(bits, np.ones(HEADER_ELEMENTS, np.complex64)).reshape(4, 192)
-        carriers = np.arange(HEADER_ELEMENTS).reshape(4, 192) % shape.data_per_symbol
+        carriers = np.arange(HEADER_ELEMENTS).reshape(4, 192) % preset.data_per_symbol
         origins = [np.roll(np.arange(192), -61 * copy) for copy in range(4)]
         for copy in range(1, 4):
             assert np.array_equal(elements[copy], elements[0][origins[copy]])

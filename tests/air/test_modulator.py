@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from air.signals import gaussian
 
-from diffjscc.air.format import BANDWIDTH, FORMATS, BurstFormat, find_format
 from diffjscc.air.header import Fragment
 from diffjscc.air.modulator import Modulator, fragments
+from diffjscc.air.preset import BANDWIDTH, PRESETS, Preset, find_preset
 from diffjscc.air.sequences import mix, qpsk_sequence, scattered_order
 from diffjscc.symbols import ImageHeader, Symbols
 
@@ -19,11 +19,11 @@ def image(rate="1/32", width=768, height=512):
     return Symbols(gaussian(header.symbol_count, seed=3), header)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_bursts_have_unit_power_within_their_bandwidth(name):
-    shape = FORMATS[name]
-    samples = Modulator(shape)(gaussian(4000), bytes(11))
-    assert len(samples) == shape.burst_len(4000) and samples.dtype == np.complex64
+    preset = PRESETS[name]
+    samples = Modulator(preset)(gaussian(4000), bytes(11))
+    assert len(samples) == preset.burst_len(4000) and samples.dtype == np.complex64
     assert np.mean(np.abs(samples) ** 2) == pytest.approx(1, rel=0.03)
     assert np.abs(samples[:256]) == pytest.approx(1)
     spectrum = np.mean(np.abs(np.fft.fft(samples[: len(samples) // 512 * 512].reshape(-1, 512) * np.hanning(512))) ** 2, 0)
@@ -31,16 +31,16 @@ def test_bursts_have_unit_power_within_their_bandwidth(name):
     assert spectrum[outside].max() < 0.05 * np.median(spectrum[~outside])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_carriers_read_what_was_sent(name):
     """An FFT behind the prefix of a payload symbol gives payload and pilots back."""
-    shape, payload = FORMATS[name], gaussian(1000)
-    samples = Modulator(shape)(payload, bytes(11))
-    row = shape.header_symbols + 2
-    begin = 256 + row * (shape.fft_len + shape.cp_len) + shape.cp_len
-    values = np.fft.fft(samples[begin : begin + shape.fft_len])[shape.carriers] * np.sqrt(len(shape.carriers)) / shape.fft_len
-    pilots = shape.pilot_positions[row % 13]
-    assert values[pilots] == pytest.approx(shape.pilot_values[row % 13], abs=1e-4)
+    preset, payload = PRESETS[name], gaussian(1000)
+    samples = Modulator(preset)(payload, bytes(11))
+    row = preset.header_symbols + 2
+    begin = 256 + row * (preset.fft_len + preset.cp_len) + preset.cp_len
+    values = np.fft.fft(samples[begin : begin + preset.fft_len])[preset.carriers] * np.sqrt(len(preset.carriers)) / preset.fft_len
+    pilots = preset.pilot_positions[row % 13]
+    assert values[pilots] == pytest.approx(preset.pilot_values[row % 13], abs=1e-4)
     data = np.delete(values, pilots)
     window = slice(2 * len(data), 3 * len(data))
     assert data * qpsk_sequence(1000, 3)[window].conj() == pytest.approx(payload[window], abs=1e-4)
@@ -48,28 +48,28 @@ def test_carriers_read_what_was_sent(name):
 
 def test_symbols_that_are_all_alike_make_no_peak():
     """A clear sky is one value many times over."""
-    samples = Modulator(FORMATS["ofdm256"])(np.ones(3072, np.complex64), bytes(11))
+    samples = Modulator(PRESETS["ofdm256"])(np.ones(3072, np.complex64), bytes(11))
     assert np.abs(samples).max() ** 2 < 10**1.2
 
 
 def test_pilots_visit_every_carrier():
-    for shape in FORMATS.values():
-        visited = np.sort(shape.pilot_positions.reshape(-1))
-        assert np.array_equal(visited, np.arange(len(shape.carriers)))
+    for preset in PRESETS.values():
+        visited = np.sort(preset.pilot_positions.reshape(-1))
+        assert np.array_equal(visited, np.arange(len(preset.carriers)))
 
 
 @pytest.mark.parametrize("clip_db", [6.0, 9.0])
 def test_no_sample_exceeds_the_clip_level(clip_db):
-    samples = Modulator(FORMATS["ofdm256"], clip_db)(gaussian(6000), bytes(11))
+    samples = Modulator(PRESETS["ofdm256"], clip_db)(gaussian(6000), bytes(11))
     assert 20 * math.log10(np.abs(samples).max()) <= clip_db + 1e-3
-    unclipped = Modulator(FORMATS["ofdm256"])(gaussian(6000), bytes(11))
+    unclipped = Modulator(PRESETS["ofdm256"])(gaussian(6000), bytes(11))
     assert 20 * math.log10(np.abs(unclipped).max()) > clip_db
 
 
 def test_overhead_is_what_the_specification_says():
     def overhead(symbols, bursts):
-        shape = FORMATS["ofdm256"]
-        return 1 - symbols / (bursts * shape.burst_len(symbols // bursts) * BANDWIDTH)
+        preset = PRESETS["ofdm256"]
+        return 1 - symbols / (bursts * preset.burst_len(symbols // bursts) * BANDWIDTH)
 
     assert overhead(3072, 1) <= 0.45
     assert overhead(12288, 2) <= 0.25
@@ -109,10 +109,10 @@ def test_sequences_are_fixed_for_all_time():
 
 def test_wrong_parameters_are_refused():
     for make, message in [
-        (lambda: BurstFormat(128), "fft_len = 128"),
-        (lambda: BurstFormat(64, 32), "cp_len = 32"),
-        (lambda: find_format("ofdm128"), "is not one of ofdm64, ofdm256"),
-        (lambda: Modulator(FORMATS["ofdm64"], 0.0), "clip_db = 0.0"),
+        (lambda: Preset(128), "fft_len = 128"),
+        (lambda: Preset(64, 32), "cp_len = 32"),
+        (lambda: find_preset("ofdm128"), "is not one of ofdm64, ofdm256"),
+        (lambda: Modulator(PRESETS["ofdm64"], 0.0), "clip_db = 0.0"),
         (lambda: list(fragments(image(), 9000)), "burst_symbols = 9000"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -19,7 +19,7 @@ from gnuradio.diffjscc.radio_apps import command
 from gnuradio.diffjscc.radios import SILENCE, Radio, radio_sink, radio_source
 from gnuradio.diffjscc.recordings import read_recording, sigmf_sink
 
-from diffjscc.air.format import find_format
+from diffjscc.air.preset import find_preset
 from diffjscc.evaluate.metrics import psnr
 from diffjscc.images import find_images, read_image, to_tensor
 
@@ -79,7 +79,7 @@ def test_images_cross_a_file_and_a_lost_burst_is_told_and_costs_little(images, t
         start("tx", images, "--radio", "file", "--file", path, "--burst-symbols", SYMBOLS // fragments, "--preset", "ofdm64")
     )
     assert out == "sent 3, skipped 0, bursts 12, dropped 0\n"
-    samples, burst = np.fromfile(path, np.complex64), find_format("ofdm64").burst_len(SYMBOLS // fragments)
+    samples, burst = np.fromfile(path, np.complex64), find_preset("ofdm64").burst_len(SYMBOLS // fragments)
     assert len(samples) == 3 * (fragments * burst + 3 * 64 + SILENCE)
     samples[:burst] = 0
     samples.tofile(path)
@@ -96,7 +96,7 @@ def test_images_cross_a_file_and_a_lost_burst_is_told_and_costs_little(images, t
 
 def test_a_recording_replays_as_it_was_received(images, tmp_path, capsys):
     sent, recorded = tmp_path / "sent", tmp_path / "recorded"
-    assert call("tx", images, "--radio", "sigmf", "--file", sent, "--frequency", "2.45G", "--rate", "narrow") == 0
+    assert call("tx", images, "--radio", "sigmf", "--file", sent, "--frequency", "2.45G", "--sample-rate", "narrow") == 0
     capsys.readouterr()
     assert call("rx", "--radio", "sigmf", "--file", sent, "--out", tmp_path / "1", "--record", recorded) == 0
     first = capsys.readouterr().out
@@ -142,7 +142,7 @@ def test_a_burst_is_tagged_on_its_first_and_last_sample_at_any_amplitude(images)
     samples, tags = np.array(probe.data()), {}
     for tag in probe.tags():
         tags.setdefault(pmt.symbol_to_string(tag.key), []).append((tag.offset, pmt.to_python(tag.value)))
-    burst = find_format("ofdm256").burst_len(SYMBOLS // 2)
+    burst = find_preset("ofdm256").burst_len(SYMBOLS // 2)
     lengths = [burst + 64, burst + 500] * 3
     starts = np.cumsum([0, *lengths])
     assert len(samples) == starts[-1]
@@ -172,7 +172,7 @@ def test_recordings_of_other_types_are_read_with_their_rate_and_frequency(tmp_pa
     metadata = {"global": properties, "captures": [{"core:sample_start": 0, "core:frequency": 4e8}], "annotations": []}
     (tmp_path / "there.sigmf-meta").write_text(json.dumps(metadata))
     radio = radios.replayed(Radio("sigmf", file=str(tmp_path / "there")))
-    assert (radio.rate, radio.frequency) == (2e6, 4e8)
+    assert (radio.sample_rate, radio.frequency) == (2e6, 4e8)
     assert np.array_equal(samples_of(radio_source(radio)), np.append(expected, np.zeros(SILENCE)))
 
 
@@ -219,7 +219,7 @@ def test_wrong_values_are_one_line(images, tmp_path, capsys):
     file = ["--radio", "file", "--file", tmp_path / "x"]
     for app, arguments, message in [
         ("tx", [tmp_path / "absent", *file], "no such file"),
-        ("tx", [images, *file, "--image-rate", "1/3"], "rate 1/3"),
+        ("tx", [images, *file, "--rate", "1/3"], "rate 1/3"),
         ("tx", [images, *file, "--burst-symbols", "9000"], "burst_symbols = 9000"),
         ("tx", [images, "--radio", "file", "--file", tmp_path / "no/where"], "no such file"),
         ("tx", [images, *file, "--amplitude", "nan"], "amplitude nan"),
@@ -234,8 +234,8 @@ def test_wrong_values_are_one_line(images, tmp_path, capsys):
         ("rx", ["--radio", "sigmf", "--file", tmp_path / "text"], "not the metadata of a SigMF recording"),
         ("rx", ["--radio", "sigmf", "--file", tmp_path / "list"], "not the metadata of a SigMF recording"),
         ("rx", ["--radio", "sigmf", "--file", tmp_path / "odd"], "1 channel of rf64_be"),
-        ("rx", ["--radio", "zmq", "--rate=-1k"], "rate -1000: must be above 0"),
-        ("rx", ["--radio", "zmq", "--model", "absent"], "absent"),
+        ("rx", ["--radio", "zmq", "--sample-rate=-1k"], "sample rate -1000: must be above 0"),
+        ("rx", ["--radio", "zmq", "--codec", "absent"], "absent"),
         ("rx", ["--radio", "zmq", "--record", tmp_path / "no/where"], "no such file"),
     ]:
         assert message in refusal(app, arguments, capsys), arguments
@@ -273,7 +273,7 @@ def test_a_soapy_device_takes_the_middle_of_its_gains(connect, name, monkeypatch
     block.get_sample_rate.return_value = 250e3
     block.get_gain_range.return_value = Mock(minimum=lambda: 0.0, maximum=lambda: 60.0)
     monkeypatch.setattr(soapy, name, lambda *arguments: block)
-    assert connect(Radio("soapy", args="driver=lime", frequency=9e8, rate=250e3, bandwidth=5e6)) is block
+    assert connect(Radio("soapy", args="driver=lime", frequency=9e8, sample_rate=250e3, bandwidth=5e6)) is block
     block.set_gain.assert_called_once_with(0, 30.0)
     block.set_bandwidth.assert_called_once_with(0, 5e6)
     if name == "sink":

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from air_interface_link import CLIP_DB, Channel, receive
 
-from diffjscc.air.format import find_format
 from diffjscc.air.gatherer import Gatherer
 from diffjscc.air.header import unpack_image
 from diffjscc.air.modulator import Modulator, fragments
+from diffjscc.air.preset import find_preset
 from diffjscc.channel import transmit
 from diffjscc.evaluate.metrics import psnr
 from diffjscc.hub import load_codec
@@ -38,7 +38,7 @@ class Images:
     def air(self, rate, channel: Channel, rng, burst_symbols=BURST_SYMBOLS, lost_every=None):
         """Over bursts; also which images lost any of theirs: bool (images,)."""
         sent = self._encoded(rate, channel.snr_db)
-        modulator = Modulator(find_format(self._preset), CLIP_DB)
+        modulator = Modulator(find_preset(self._preset), CLIP_DB)
         bursts, owners = [], []
         for index, symbols in enumerate(sent):
             for fragment, payload in fragments(symbols, burst_symbols):

@@ -11,8 +11,8 @@ import numpy as np
 import pmt
 from gnuradio import blocks, channels, diffjscc, gr
 
-from diffjscc.air.format import BANDWIDTH, find_format
 from diffjscc.air.modulator import Modulator
+from diffjscc.air.preset import BANDWIDTH, find_preset
 
 #: What burst_tx does unless told otherwise.
 CLIP_DB = 9.0
@@ -177,7 +177,7 @@ class Point:
 
 def measure(preset, length, channel, bursts, rng, clip_db=CLIP_DB):
     """The Point of so many bursts of ``length`` random symbols through ``channel``."""
-    modulator = Modulator(find_format(preset), clip_db)
+    modulator = Modulator(find_preset(preset), clip_db)
     right = wrong = 0
     power = error = estimate = 0.0
     for begin in range(0, bursts, BATCH):

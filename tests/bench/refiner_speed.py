@@ -112,7 +112,7 @@ def gpu(repeats):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mini", help="refiner (default: %(default)s)")
+    parser.add_argument("--refiner", default="mini", help="refiner (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=8, help="images, or batches (default: %(default)s)")
     parser.add_argument("--full-size", action="store_true", help="time the authors' networks on a GPU")
@@ -120,7 +120,7 @@ def main():
     if arguments.full_size:
         gpu(arguments.repeats)
     else:
-        bundled(arguments.model, arguments.threads, arguments.repeats)
+        bundled(arguments.refiner, arguments.threads, arguments.repeats)
 
 
 if __name__ == "__main__":

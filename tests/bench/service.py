@@ -75,7 +75,7 @@ def latency(arguments):
 
 
 def load(arguments):
-    """Many clients against a model of 5 ms."""
+    """Many clients against a refiner of 5 ms."""
     pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     lost = []
 
@@ -96,7 +96,7 @@ def load(arguments):
         ]
         return timed(lambda: ([thread.start() for thread in threads], [thread.join() for thread in threads]))
 
-    for model, options in {"a batch": ("--seconds", 0.005), "an image": ("--seconds", 0, "--each", 0.005)}.items():
+    for refiner, options in {"a batch": ("--seconds", 0.005), "an image": ("--seconds", 0, "--each", 0.005)}.items():
         lost.clear()
         with ServerProcess(*options) as server:
             clients = [RefineClient(server.address) for _ in range(CLIENTS)]
@@ -107,7 +107,7 @@ def load(arguments):
             for client in clients:
                 client.close()
             computed = [seed for seed in server.computed() if seed >= 10_000]
-        what = f"{CLIENTS} clients, {REQUESTS} requests, model of 5 ms {model}: "
+        what = f"{CLIENTS} clients, {REQUESTS} requests, refiner of 5 ms {refiner}: "
         yield what + "rate", f"{REQUESTS / taken:.0f} a second", "≥ 150"
         yield what + "lost", str(len(lost) + len(set(range(10_000, 10_000 + REQUESTS)) - set(computed))), "0"
         yield what + "computed twice", str(len(computed) - len(set(computed))), "0"

@@ -79,7 +79,7 @@ def stub(repeats):
             "1 Ray worker": lambda options=options: ServerProcess("--count", "1", *options, command=RAY_STUB),
             "2 Ray workers": lambda options=options: ServerProcess("--count", "2", *options, command=RAY_STUB),
         }
-        for name, *row in compare(servers, 300, repeats, model="stub", encoding=encoding):
+        for name, *row in compare(servers, 300, repeats, refiner="stub", encoding=encoding):
             yield f"stub of {1000 * seconds:.0f} ms, {encoding}: {name}", *row
 
 

@@ -15,8 +15,8 @@ from blocks.flowgraphs import MessageSink, SymbolSource, burst_tags, wait_until
 from conftest import photograph
 from gnuradio import blocks, channels, diffjscc, filter, gr
 
-from diffjscc.air.format import BANDWIDTH, FORMATS, find_format
 from diffjscc.air.modulator import Modulator
+from diffjscc.air.preset import BANDWIDTH, PRESETS, find_preset
 from diffjscc.codec.codec import Codec
 from diffjscc.evaluate.metrics import psnr
 from diffjscc.images import to_pixels, to_tensor
@@ -28,7 +28,7 @@ TAIL = np.zeros(4096, np.complex64)
 def bursts(count, preset="ofdm256", length=600, gap=500, cfo=0.0, seed=0):
     """Bursts behind each other: (samples, [(header's 11 bytes, payload, first sample), …])."""
     random = np.random.default_rng(seed)
-    modulator = Modulator(find_format(preset))
+    modulator = Modulator(find_preset(preset))
     parts, sent, begin = [], [], 0
     for index in range(count):
         payload, image = gaussian(length, seed=seed + 100 + index), random.bytes(11)
@@ -65,7 +65,7 @@ def receive(samples, preset="ofdm256", through=(), **options):
         header = bytes(pmt.u8vector_elements(found.pop("burst_header")))
         received.append((header, values[window], noise[window], {k: pmt.to_double(v) for k, v in found.items()}))
     assert sum(len(symbols) for _, symbols, _, _ in received) == len(values)
-    fft_len = FORMATS[preset].fft_len
+    fft_len = PRESETS[preset].fft_len
     assert len(channel.data()) == fft_len * len(received)
     return received, receiver.counters(), np.array(channel.data()).reshape(-1, fft_len)
 
@@ -75,7 +75,7 @@ def loss_db(received, payload, snr_db):
     return snr_db + 10 * math.log10(np.mean(np.abs(received - payload) ** 2))
 
 
-@pytest.mark.parametrize("preset", FORMATS)
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("cfo", [-0.05, 0.0, 0.0137, 0.05])
 def test_bursts_cross_noise_and_any_carrier_offset(preset, cfo):
     samples, sent = bursts(12, preset, cfo=cfo)
@@ -280,8 +280,8 @@ def test_bursts_are_tagged_for_radios(symbols):
     assert counters == {"sent": 8, "dropped": 0} and len(lengths) == 8
     assert begins == [sum(lengths[:index]) for index in range(8)] and len(samples) == sum(lengths)
     assert [offset for offset, key, _ in tags if key == "tx_eob"] == [b + n - 1 for b, n in zip(begins, lengths)]
-    shape = FORMATS["ofdm256"]
-    assert lengths[:4] == [shape.burst_len(768) + 30] * 3 + [shape.burst_len(768) + 500]
+    preset = PRESETS["ofdm256"]
+    assert lengths[:4] == [preset.burst_len(768) + 30] * 3 + [preset.burst_len(768) + 500]
 
 
 def test_an_image_crosses_the_air_as_well_as_an_ideal_channel(lite, symbols):

@@ -81,7 +81,7 @@ def test_a_length_tag_shorter_than_the_header_means_a_lost_tail(symbols):
         ({"rate": "1/3"}, "header"),
         ({"rate": "1/256", "width": 640, "height": 512}, "header"),
         ({"tx_snr_db": float("nan")}, "header"),
-        ({"model": "../../etc"}, "model"),
+        ({"codec": "../../etc"}, "codec"),
         ({"image_id": -1}, "header"),
         ({"width": "wide"}, "header"),
     ],
@@ -113,10 +113,10 @@ def test_symbols_that_are_not_finite_count_as_lost(symbols):
 
 
 def test_a_model_that_is_not_installed_is_named_in_the_counters(symbols):
-    for model in ("lite", ""):
-        counters, _ = receive(symbols.values, burst_tags(symbols, model="unheard-of"), model=model)
-        assert counters["dropped"] == {"model": 1}
-    counters, _ = receive(symbols.values, burst_tags(symbols), model="")
+    for codec in ("lite", ""):
+        counters, _ = receive(symbols.values, burst_tags(symbols, codec="unheard-of"), codec=codec)
+        assert counters["dropped"] == {"codec": 1}
+    counters, _ = receive(symbols.values, burst_tags(symbols), codec="")
     assert counters["decoded"] == 1
 
 

@@ -169,9 +169,9 @@ def test_wrong_parameters_are_refused_at_once(tmp_path, images):
     for make, message in [
         (lambda: diffjscc.jscc_source(str(tmp_path / "absent")), "no such file"),
         (lambda: diffjscc.jscc_source(str(tmp_path)), "no images in this folder"),
-        (lambda: diffjscc.jscc_source(str(images), rate="1/256"), "rate 1/256 is not one that model 'lite' has"),
+        (lambda: diffjscc.jscc_source(str(images), rate="1/256"), "rate 1/256 is not one that codec 'lite' has"),
         (lambda: diffjscc.jscc_source(str(images), snr_db=float("nan")), "not an SNR"),
-        (lambda: diffjscc.jscc_source(str(images), model="absent"), "neither a known name"),
+        (lambda: diffjscc.jscc_source(str(images), codec="absent"), "neither a known name"),
         (lambda: diffjscc.jscc_source(str(images), guard=-1), "guard = -1"),
         (lambda: diffjscc.jscc_sink(on_full="panic"), "'panic' is not one of wait, drop"),
         (lambda: diffjscc.jscc_sink(queue_size=0), "queue size 0"),

@@ -73,9 +73,9 @@ def test_a_bad_image_among_good_ones_costs_only_itself(tmp_path, images, capsys)
     [
         (("simulate", "x.png", "--snr", "nan"), "snr_db = nan is not an SNR"),
         (("simulate", "x.png", "--rate", "1/3"), "whole number of symbols"),
-        (("simulate", "x.png", "--rate", "1/256"), "rate 1/256 is not one that model 'lite' has"),
+        (("simulate", "x.png", "--rate", "1/256"), "rate 1/256 is not one that codec 'lite' has"),
         (("simulate", "absent.png"), "absent.png: no such file"),
-        (("simulate", "x.png", "--model", "absent"), "neither a known name"),
+        (("simulate", "x.png", "--codec", "absent"), "neither a known name"),
         (("evaluate", "absent/"), "no such file"),
         (("train", "codec", "--data", "absent", "--out", "x"), "no such file"),
         (("train", "codec", "--data", ".", "--out", "x", "--crop", "100"), "crop = 100"),

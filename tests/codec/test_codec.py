@@ -183,7 +183,7 @@ def test_bad_input_is_refused_in_one_line(lite):
     for arguments, message in [
         ((image, math.nan), "snr_db = nan is not an SNR"),
         ((image, 1.0, "1/100"), "whole number of symbols"),
-        ((image, 1.0, "1/256"), "rate 1/256 is not one that model 'lite' has: choose from 1/128, 1/64, 1/32, 1/16"),
+        ((image, 1.0, "1/256"), "rate 1/256 is not one that codec 'lite' has: choose from 1/128, 1/64, 1/32, 1/16"),
         ((torch.zeros(3, 1, 1), 1.0), "1×1 pixels: both sides must be at least 32"),
         ((torch.zeros(3, 9000, 9000), 1.0), "81 megapixels"),
         ((torch.zeros(1, 64, 64), 1.0), "expected float"),

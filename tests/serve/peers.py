@@ -10,7 +10,7 @@ from diffjscc.serve.protocol import VERSION, decode
 
 def header(id="a", **changes):
     """The MessagePack header of a good request for `image`; None takes a field out."""
-    fields = {"type": "refine", "id": id, "model": "stub", "width": 48, "height": 32, "encoding": "raw"} | changes
+    fields = {"type": "refine", "id": id, "refiner": "stub", "width": 48, "height": 32, "encoding": "raw"} | changes
     return msgpack.packb({name: value for name, value in fields.items() if value is not None})
 
 

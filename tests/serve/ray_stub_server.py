@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A refinement server whose stub models are workers of Ray, its own or another; besides what the stub does, seed 30 kills one.
+"""A refinement server whose stub refiners are workers of Ray, its own or another; besides what the stub does, seed 30 kills one.
 
 Every image that a worker begins is a line in FOLDER/begun: its seed, and the worker's process. While FOLDER/broken is there,
 workers cannot get ready.
@@ -26,7 +26,7 @@ class DeadlyStub(Stub):
 
     def prepare(self):
         if self._folder and (self._folder / "broken").exists():
-            raise ValueError("the model is\nbroken")
+            raise ValueError("the refiner is\nbroken")
 
     def run(self, batch, on_step):
         if self._folder:

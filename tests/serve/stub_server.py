@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A refinement server whose model takes a given time and inverts the image: all of the service but torch.
+"""A refinement server whose refiner takes a given time and inverts the image: all of the service but torch.
 
 The seed says what the stub does besides: 1 … 9 raises; 10 … 19 takes 1 … 10 steps; 20 … 29 takes ten steps of 0.1 s.
 Every image that is computed is a line on standard output: its seed, and the size of its batch.
@@ -20,7 +20,7 @@ from diffjscc.serve.server import Server
 class Stub:
     """Inverts images, in ``seconds`` a batch and ``each`` more an image; ``any_seed``: whatever their seeds say."""
 
-    models = ("stub", "other")
+    refiners = ("stub", "other")
 
     def __init__(self, seconds, each, any_seed=False):
         self._seconds, self._each, self._any_seed = seconds, each, any_seed

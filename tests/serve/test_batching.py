@@ -16,7 +16,7 @@ PIXELS = np.zeros((16, 16, 3), np.uint8)
 
 
 def work(key, now=0.0, deadline=60.0, width=16, height=16, **fields):
-    request = Request(id=str(key), model="mini", width=width, height=height, encoding="png", image=b"x")
+    request = Request(id=str(key), refiner="mini", width=width, height=height, encoding="png", image=b"x")
     request = Request(**vars(request) | fields)
     return Work(key, b"digest", request, b"peer", now, now + deadline)
 
@@ -41,7 +41,7 @@ def test_works_of_one_kind_go_together_and_the_oldest_kind_first():
 
 
 @pytest.mark.parametrize(
-    "field", [{"model": "x"}, {"steps": 3}, {"sampler": "ddim"}, {"width": 32}, {"height": 32}, {"prompt": "a"}]
+    "field", [{"refiner": "x"}, {"steps": 3}, {"sampler": "ddim"}, {"width": 32}, {"height": 32}, {"prompt": "a"}]
 )
 def test_another_model_steps_sampler_or_size_is_another_kind(field):
     batcher = Batcher()

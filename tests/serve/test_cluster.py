@@ -86,7 +86,7 @@ def test_requests_are_answered_right_and_by_both_workers(server, client):
 
 def test_progress_and_previews_come_back_in_order(client):
     told = []
-    client.refine(image(400, 300), model="stub", seed=27, on_progress=lambda *step: told.append(step), preview=True)
+    client.refine(image(400, 300), refiner="stub", seed=27, on_progress=lambda *step: told.append(step), preview=True)
     assert [step[:2] for step in told] == [(k, 10) for k in range(1, 11)]
     assert told[0][2].shape == (400, 300, 3)
 
@@ -132,7 +132,7 @@ def test_a_worker_that_cannot_get_ready_is_tried_less_and_less_often(server, cli
     ready, (process,) = server.said("ready in"), server.workers_of(100)
     (server.folder / "broken").touch()
     os.kill(process, signal.SIGKILL)
-    wait_until(lambda: server.said("another comes in 1 s: the model is broken"), 20)
+    wait_until(lambda: server.said("another comes in 1 s: the refiner is broken"), 20)
     assert np.array_equal(client.refine(image(), 1.0, "stub", seed=101), 255 - image())
     (server.folder / "broken").unlink()
     wait_until(lambda: server.said("ready in") == ready + 1, 20)

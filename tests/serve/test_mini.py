@@ -26,7 +26,7 @@ def engine():
 
 def batch(*seeds, **fields):
     pixels = to_pixels(photograph(64, 96))
-    fields = {"model": "mini", "steps": None, "sampler": None, "items": tuple(Item(pixels, 1.0, s, None) for s in seeds)} | fields
+    fields = {"refiner": "mini", "steps": None, "sampler": None, "items": tuple(Item(pixels, 1.0, s, None) for s in seeds)} | fields
     return Batch(1, **fields)
 
 
@@ -93,19 +93,19 @@ def test_a_preview_has_the_size_of_the_image(engine, monkeypatch):
 
 
 def test_models_that_do_not_fit_together_take_turns(tmp_path):
-    folders = [tmp_path / f"{name}-model" for name in ("one", "two", "three")]
+    folders = [tmp_path / f"{name}-refiner" for name in ("one", "two", "three")]
     for folder in folders:
         shutil.copytree(find_model("mini", "refiner").path, folder)
     engine = Engine(folders, memory=0)
-    assert engine.models == ("one-model", "two-model", "three-model")
+    assert engine.refiners == ("one-refiner", "two-refiner", "three-refiner")
     with pytest.raises(ValueError, match="MB of memory, the budget is 0 MB: raise it"):
         engine.prepare()
-    one = engine._expected("one-model")
+    one = engine._expected("one-refiner")
     engine = Engine(folders, memory=2.5 * one)
     engine.prepare()
     for name, loaded in (("two", ["one", "two"]), ("one", ["two", "one"]), ("three", ["one", "three"]), ("one", ["three", "one"])):
-        engine.run(batch(1, model=f"{name}-model"), lambda *step: None)
-        assert list(engine._loaded) == [f"{other}-model" for other in loaded]
+        engine.run(batch(1, refiner=f"{name}-refiner"), lambda *step: None)
+        assert list(engine._loaded) == [f"{other}-refiner" for other in loaded]
         assert engine._used() <= 2.5 * one
 
 
@@ -114,4 +114,4 @@ def test_only_named_models_exist():
         Engine(["absent"])
     with pytest.raises(ValueError, match="name at least one"):
         Engine([])
-    assert Engine(["mini", "mini"]).models == ("mini",)
+    assert Engine(["mini", "mini"]).refiners == ("mini",)

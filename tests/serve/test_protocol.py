@@ -38,7 +38,7 @@ def requests(draw):
     size = width * height * 3 if encoding == "raw" else draw(st.integers(1, 300))
     return Request(
         id=draw(ids),
-        model=draw(ids),
+        refiner=draw(ids),
         width=width,
         height=height,
         encoding=encoding,
@@ -71,7 +71,7 @@ replies = st.one_of(
     st.builds(Result, id=ids, width=sides, height=sides, encoding=st.just("png"), seconds=st.floats(0, 99), image=st.just(b"x")),
     st.builds(Error, id=st.none() | ids, code=st.sampled_from(list(CODES)), message=lines, retryable=st.booleans()),
     st.builds(Busy, id=ids, message=lines, retry_after=st.floats(0, 60)),
-    st.builds(Pong, version=lines, instance=ids, models=st.lists(ids, max_size=5), queued=st.just(1), running=st.just(2)),
+    st.builds(Pong, version=lines, instance=ids, refiners=st.lists(ids, max_size=5), queued=st.just(1), running=st.just(2)),
 )
 
 
@@ -82,7 +82,7 @@ def test_every_message_survives_the_journey(message):
 
 def header(**changes):
     """The header of a good request, with fields replaced; None takes one out."""
-    fields = {"type": "refine", "id": "a", "model": "mini", "width": 32, "height": 16, "encoding": "raw"} | changes
+    fields = {"type": "refine", "id": "a", "refiner": "mini", "width": 32, "height": 16, "encoding": "raw"} | changes
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -100,7 +100,7 @@ IMAGE = bytes(32 * 16 * 3)
 def test_a_request_needs_five_fields_and_has_defaults_for_the_rest():
     request = decode([VERSION, msgpack.packb(header()), IMAGE])
     assert (request.steps, request.seed, request.snr_db, request.prompt, request.deadline) == (None, 0, None, None, 60.0)
-    for name in ("id", "model", "width", "height", "encoding"):
+    for name in ("id", "refiner", "width", "height", "encoding"):
         assert f"lacks field {name}" in refused(VERSION, msgpack.packb(header(**{name: None})), IMAGE).message
 
 
@@ -109,7 +109,7 @@ def test_a_request_needs_five_fields_and_has_defaults_for_the_rest():
     [
         ({"type": "refind"}, "bad-request", "type is 'refind': expected one of refine, cancel"),
         ({"type": ["refine"]}, "bad-request", "type is a list"),
-        ({"colour": 1}, "bad-request", "unknown field 'colour': it knows id, model"),
+        ({"colour": 1}, "bad-request", "unknown field 'colour': it knows id, refiner"),
         ({"id": ""}, "bad-request", "field id"),
         ({"id": "x" * 65}, "bad-request", "field id"),
         ({"id": "two\nlines"}, "bad-request", "field id"),

@@ -109,7 +109,7 @@ def test_keygen_writes_a_public_and_a_secret_file_and_never_overwrites(tmp_path,
         (["--status", "0.0.0.0:9199"], "could be seen from other machines"),
         (["--keys", "absent"], "go together"),
         (["--keys", "absent", "--clients", "."], "no key file"),
-        (["--model", "absent"], "neither a known name"),
+        (["--refiner", "absent"], "neither a known name"),
         (["--status", "9155"], "expected HOST:PORT"),
         (["--bind", "nonsense"], "can be reached from other machines"),
         (["--bind", "tcp://127.0.0.1:99999", "--status", "none"], "port 99999 does not exist"),
@@ -133,7 +133,7 @@ def test_a_public_bind_is_possible_with_keys_or_on_purpose(keys):
 import sys
 from diffjscc.serve.server import Server
 class Nothing:
-    models, memory = ("none",), dict
+    refiners, memory = ("none",), dict
 folder = sys.argv[1]
 Server(Nothing(), "tcp://0.0.0.0:*", server_keys=f"{folder}/server", clients=f"{folder}/clients")._close_sockets()
 Server(Nothing(), "tcp://0.0.0.0:*", insecure=True)._close_sockets()

@@ -49,29 +49,29 @@ def test_numbers_may_be_numpys(client):
 
 def test_ping_says_what_is_served(server, client):
     pong = client.ping()
-    assert pong.models == ("stub", "other") and (pong.queued, pong.running) == (0, 0)
+    assert pong.refiners == ("stub", "other") and (pong.queued, pong.running) == (0, 0)
     assert client.connected
 
 
 def test_progress_is_told_step_by_step_with_previews_where_asked(client):
     told = []
-    client.refine(image(), model="stub", seed=29, on_progress=lambda *step: told.append(step), preview=True, encoding="raw")
+    client.refine(image(), refiner="stub", seed=29, on_progress=lambda *step: told.append(step), preview=True, encoding="raw")
     assert [step[:2] for step in told] == [(k, 10) for k in range(1, 11)]
     assert all(step[2].shape == (32, 48, 3) for step in told[:-1]) and told[-1][2] is None
     told.clear()
-    client.refine(image(), model="stub", seed=28, on_progress=lambda *step: told.append(step))
+    client.refine(image(), refiner="stub", seed=28, on_progress=lambda *step: told.append(step))
     assert told == [(k, 10, None) for k in range(1, 11)]
 
 
 def test_steps_faster_than_previews_are_encoded_are_told_in_order(client):
     for _ in range(10):
         told = []
-        client.refine(image(), model="stub", seed=19, on_progress=lambda k, *_: told.append(k), preview=True)  # noqa: B023
+        client.refine(image(), refiner="stub", seed=19, on_progress=lambda k, *_: told.append(k), preview=True)  # noqa: B023
         assert told == sorted(set(told)) and told[-1] == 10
 
 
 def test_a_callback_that_raises_costs_nothing(client):
-    assert client.refine(image(), model="stub", on_progress=lambda *_: 1 / 0).shape == (32, 48, 3)
+    assert client.refine(image(), refiner="stub", on_progress=lambda *_: 1 / 0).shape == (32, 48, 3)
 
 
 def test_asyncio_waits_without_blocking_and_cancels(server, client):
@@ -137,7 +137,7 @@ def test_every_job_is_over_by_its_deadline_though_the_server_is_slow(client):
 def test_work_whose_deadline_has_passed_is_not_started(server):
     with Peer(server.address) as peer:
         peer.ask("long", seed=25)
-        peer.ask("short", model="other", seed=26, deadline=0.2)
+        peer.ask("short", refiner="other", seed=26, deadline=0.2)
         replies = [peer.hear() for _ in range(4)]
         errors = [reply for reply in replies if reply.type == "error"]
         assert [(error.id, error.code, error.retryable) for error in errors] == [("short", "deadline", True)]
@@ -202,11 +202,11 @@ def test_a_failure_is_remembered_like_a_result(server):
 @pytest.mark.parametrize(
     "changes, code, words",
     [
-        ({"model": "/etc/passwd"}, "unknown-model", "there are stub, other"),
-        ({"model": "mini"}, "unknown-model", "'mini' is not served here"),
+        ({"refiner": "/etc/passwd"}, "unknown-refiner", "there are stub, other"),
+        ({"refiner": "mini"}, "unknown-refiner", "'mini' is not served here"),
         ({"colour": 3}, "bad-request", "unknown field 'colour'"),
         ({"type": "result"}, "bad-request", "unknown field"),
-        ({"type": "accepted", "model": None, "width": None, "height": None, "encoding": None}, "bad-request", "third frame"),
+        ({"type": "accepted", "refiner": None, "width": None, "height": None, "encoding": None}, "bad-request", "third frame"),
         ({"width": 40_000, "height": 36_000, "encoding": "png"}, "too-large", "4320000000 bytes"),
         ({"encoding": "png"}, "bad-image", "not a png file"),
         ({"encoding": "raw", "width": 49}, "bad-image", "expected 4704"),
@@ -246,12 +246,12 @@ def test_cancelling_what_is_not_there_is_answered(server):
         {"encoding": "bmp"},
         {"seed": -1},
         {"steps": 0},
-        {"model": ""},
+        {"refiner": ""},
     ],
 )
 def test_bad_input_is_refused_before_anything_is_sent(client, arguments):
     with pytest.raises(ValueError):
-        client.submit(**{"pixels": image(), "model": "stub"} | arguments)
+        client.submit(**{"pixels": image(), "refiner": "stub"} | arguments)
 
 
 def test_one_job_too_many_is_refused_and_closing_ends_the_rest(server):

@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_demodulator.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(7a3ac71f8802d006e9d5df609ba9c303)                     */
+/* BINDTOOL_HEADER_FILE_HASH(e6082d1722533966e93dc77def2de312)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>

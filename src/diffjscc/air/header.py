@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from ..symbols import ImageHeader, rate_channels
-from .format import HEADER_ELEMENTS, MAX_PAYLOAD, VERSION
+from .preset import HEADER_ELEMENTS, MAX_PAYLOAD, VERSION
 from .sequences import scattered_order
 
 #: Bits of the whole header, and of the part that describes the image.
@@ -42,7 +42,7 @@ FIELDS = (
     ("image_id", 16),
     ("width", 14),
     ("height", 14),
-    ("model", 12),
+    ("codec", 12),
     ("rate", 8),
     ("snr", 7),
     ("index", 6),
@@ -90,9 +90,9 @@ class Fragment:
         return (self.index + 1) * self.header.symbol_count // self.count - self.begin
 
 
-def model_number(model: str) -> int:
+def codec_number(codec: str) -> int:
     """The 12 bits that name a codec on the air: the low bits of its id's CRC-32."""
-    return zlib.crc32(model.encode()) & 0xFFF
+    return zlib.crc32(codec.encode()) & 0xFFF
 
 
 def pack_image(fragment: Fragment) -> bytes:
@@ -103,7 +103,7 @@ def pack_image(fragment: Fragment) -> bytes:
         "image_id": header.image_id % ID_PERIOD,
         "width": header.width - 1,
         "height": header.height - 1,
-        "model": model_number(header.model),
+        "codec": codec_number(header.codec),
         "rate": rate_channels(header.rate) // 2 - 1,
         "snr": min(max(round(2 * (header.tx_snr_db - MIN_SNR_DB)), 0), 127),
         "index": fragment.index,
@@ -117,8 +117,8 @@ def pack_image(fragment: Fragment) -> bytes:
     return packed.to_bytes(IMAGE_BITS // 8, "big")
 
 
-def unpack_image(packed: bytes, find_model: Callable[[int], str]) -> Fragment:
-    """The fragment of 11 bytes; ``find_model`` tells a model's id from its number, and raises ValueError where it knows none.
+def unpack_image(packed: bytes, find_codec: Callable[[int], str]) -> Fragment:
+    """The fragment of 11 bytes; ``find_codec`` tells a codec's id from its number, and raises ValueError where it knows none.
 
     Raises ValueError where the bytes are no fragment that a transmitter of ours would send.
     """
@@ -132,7 +132,7 @@ def unpack_image(packed: bytes, find_model: Callable[[int], str]) -> Fragment:
         image_id=values["image_id"],
         width=values["width"] + 1,
         height=values["height"] + 1,
-        model=find_model(values["model"]),
+        codec=find_codec(values["codec"]),
         rate=Fraction(values["rate"] + 1, 256),
         tx_snr_db=MIN_SNR_DB + values["snr"] / 2,
     )

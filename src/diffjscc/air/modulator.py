@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..symbols import Symbols
-from .format import MAX_PAYLOAD, PAYLOAD_SEED, PILOT_SPACING, BurstFormat
 from .header import MAX_FRAGMENTS, Fragment, header_bits, header_elements, pack_image
+from .preset import MAX_PAYLOAD, PAYLOAD_SEED, PILOT_SPACING, Preset
 from .sequences import qpsk_sequence, scattered_order
 
 
@@ -38,29 +38,29 @@ def fragments(symbols: Symbols, burst_symbols: int, session: int = 0) -> Iterato
 class Modulator:
     """Turns payloads into bursts of samples.
 
-    burst_format   shape of the bursts
+    preset   of the bursts
     clip_db        peaks are cut at this many dB above the mean power; inf leaves them
 
     Samples have unit mean power where payload symbols have.
     """
 
-    def __init__(self, burst_format: BurstFormat, clip_db: float = math.inf):
+    def __init__(self, preset: Preset, clip_db: float = math.inf):
         if not clip_db > 0:
             raise ValueError(f"clip_db = {clip_db}: must be above 0 dB; 9 costs little, inf does not clip")
-        self.format, self.clip_db = burst_format, clip_db
+        self.preset, self.clip_db = preset, clip_db
 
     def __call__(self, payload: np.ndarray, image: bytes) -> np.ndarray:
         """payload complex64 (K,), K up to 8191, and the header's image part → samples complex64 (`burst_len`(K),)."""
-        shape = self.format
-        rows = shape.header_symbols + shape.payload_symbols(len(payload))
-        data = np.zeros(rows * shape.data_per_symbol, np.complex64)
-        begin = shape.header_symbols * shape.data_per_symbol
-        data[:begin] = header_elements(header_bits(len(payload), image), shape.header_values)
+        preset = self.preset
+        rows = preset.header_symbols + preset.payload_symbols(len(payload))
+        data = np.zeros(rows * preset.data_per_symbol, np.complex64)
+        begin = preset.header_symbols * preset.data_per_symbol
+        data[:begin] = header_elements(header_bits(len(payload), image), preset.header_values)
         # What the last symbol has left over is filled from the front: silence would cost the estimates there. And each
         # symbol is turned by another quarter: a clear sky is one symbol many times, and would be one high peak.
         data[begin:] = np.resize(payload, len(data) - begin) * qpsk_sequence(len(data) - begin, PAYLOAD_SEED)
         samples = self._clip(self._ofdm(data.reshape(rows, -1)))
-        return np.concatenate((shape.preamble, samples))
+        return np.concatenate((preset.preamble, samples))
 
     def fragment(self, fragment: Fragment, payload: np.ndarray) -> np.ndarray:
         """Samples of one fragment of an image."""
@@ -68,18 +68,18 @@ class Modulator:
 
     def _ofdm(self, data: np.ndarray) -> np.ndarray:
         """Data of each symbol's free carriers (rows, D) → samples."""
-        shape = self.format
+        preset = self.preset
         rows = np.arange(len(data))
-        values = np.zeros((len(data), len(shape.carriers)), np.complex64)
+        values = np.zeros((len(data), len(preset.carriers)), np.complex64)
         free = np.ones(values.shape, bool)
-        pilots = shape.pilot_positions[rows % PILOT_SPACING]
+        pilots = preset.pilot_positions[rows % PILOT_SPACING]
         free[rows[:, None], pilots] = False
         values[free] = data.reshape(-1)
-        values[rows[:, None], pilots] = shape.pilot_values[rows % PILOT_SPACING]
-        spectrum = np.zeros((len(data), shape.fft_len), np.complex64)
-        spectrum[:, shape.carriers] = values
-        symbols = np.fft.ifft(spectrum) * (shape.fft_len / math.sqrt(len(shape.carriers)))
-        return np.concatenate((symbols[:, -shape.cp_len :], symbols), axis=1).reshape(-1).astype(np.complex64)
+        values[rows[:, None], pilots] = preset.pilot_values[rows % PILOT_SPACING]
+        spectrum = np.zeros((len(data), preset.fft_len), np.complex64)
+        spectrum[:, preset.carriers] = values
+        symbols = np.fft.ifft(spectrum) * (preset.fft_len / math.sqrt(len(preset.carriers)))
+        return np.concatenate((symbols[:, -preset.cp_len :], symbols), axis=1).reshape(-1).astype(np.complex64)
 
     def _clip(self, samples: np.ndarray) -> np.ndarray:
         peak = 10 ** (self.clip_db / 20)

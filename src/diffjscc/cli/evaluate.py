@@ -17,22 +17,22 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="measure a codec over rates and SNRs, or a refiner",
         description="Sends every image at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table; with"
         " --refine, at one SNR, distortion and realism before and after (LPIPS and FID where their weights are at hand).",
-        epilog="examples: diffjscc evaluate kodak/ --snrs 1 4 7 10 13; diffjscc evaluate kodak/ --refine mini --snrs 1",
+        epilog="examples: diffjscc evaluate kodak/ --snrs 1 4 7 10 13; diffjscc evaluate kodak/ --refiner mini --snrs 1",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder of paths, or a quoted pattern")
     parser.add_argument(
-        "--rates", type=options.rate, nargs="+", metavar="R", help="channel uses per pixel (default: all that the model has)"
+        "--rates", type=options.rate, nargs="+", metavar="R", help="channel uses per pixel (default: all that the codec has)"
     )
     parser.add_argument(
         "--snrs",
         type=options.snr_db,
         nargs="+",
         metavar="DB",
-        help="SNRs in dB (default: 1 4 7 10 13; with --refine: 1)",
+        help="SNRs in dB (default: 1 4 7 10 13; with --refiner: 1)",
     )
     parser.add_argument("--passes", type=int, default=1, metavar="N", help="times that each image is sent (default: %(default)s)")
     options.add_channel(parser)
-    options.add_model(parser)
+    options.add_codec(parser)
     options.add_refiner(parser)
     options.add_json(parser)
     parser.set_defaults(run=run)
@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.passes < 1:
         raise ValueError(f"--passes {arguments.passes}: must be at least 1")
-    codec = load_codec(arguments.model, arguments.device)
+    codec = load_codec(arguments.codec, arguments.device)
     rates = [codec.check_rate(rate) for rate in arguments.rates or codec.rates]
     paths = [path for source in arguments.images for path in find_images(source)]
-    if arguments.refine:
+    if arguments.refiner:
         _evaluate_refiner(arguments, codec, rates, paths)
         return
     snrs_db = arguments.snrs or [1.0, 4.0, 7.0, 10.0, 13.0]
@@ -80,7 +80,7 @@ def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, paths) -> Non
     snrs_db = arguments.snrs or [1.0]
     if len(snrs_db) > 1:
         raise ValueError(f"--refine measures at one SNR: give --snrs {snrs_db[0]:g} alone")
-    refiner = load_refiner(arguments.refine, arguments.device, captioner=arguments.captioner)
+    refiner = load_refiner(arguments.refiner, arguments.device, captioner=arguments.captioner)
     scores = score_refiner(codec, refiner, paths, snrs_db[0], rates, arguments.seed, **options.refiner_options(arguments))
     scores = list(tqdm(scores, total=1 + 2 * len(rates), unit="row"))
     if arguments.json:

@@ -24,9 +24,9 @@ def snr_db(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_codec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)"
+        "--codec", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)"
     )
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, … (default: %(default)s)")
 
@@ -41,7 +41,9 @@ def add_channel(parser: argparse.ArgumentParser) -> None:
 
 
 def add_refiner(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--refine", metavar="MODEL", help="refine too: a name of `diffjscc models`, such as mini, or a folder")
+    parser.add_argument(
+        "--refiner", metavar="REFINER", help="refine too, with a name of `diffjscc models`, such as mini, or a folder"
+    )
     parser.add_argument("--sampler", metavar="S", help="ddpm, ddim, dpm++ or dpm++karras (default: the refiner's)")
     parser.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the refiner's)")
     parser.add_argument("--strength", type=float, metavar="X", help="how much is repainted, above 0 to 1 (default: the refiner's)")

@@ -15,12 +15,12 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "serve",
         help="refine images for others",
         description="Refines images for radios on this machine or others; docs/refinement-service.md says how.",
-        epilog="example: diffjscc serve --model mini --bind tcp://0.0.0.0:5555 --keys keys/ --clients clients/",
+        epilog="example: diffjscc serve --refiner mini --bind tcp://0.0.0.0:5555 --keys keys/ --clients clients/",
     )
     parser.add_argument(
-        "--model",
+        "--refiner",
         action="append",
-        metavar="MODEL",
+        metavar="REFINER",
         help="a refiner that may be asked for: a name of `diffjscc models`, or a folder; repeat for more (default: mini)",
     )
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, … (default: %(default)s)")
@@ -28,7 +28,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "--threads", type=int, metavar="N", help="threads of a computation on the CPU (default: torch's; 1 with Ray)"
     )
     parser.add_argument("--memory", type=float, metavar="GB", help="weights loaded at once; the least used go (default: all)")
-    parser.add_argument("--captioner", metavar="MODEL", help="BLIP-2 for refiners that take text: a folder, or an id on the hub")
+    parser.add_argument("--captioner", metavar="REFINER", help="BLIP-2 for refiners that take text: a folder, or an id on the hub")
     parser.add_argument(
         "--workers",
         choices=("local", "ray"),
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     memory = None if arguments.memory is None else arguments.memory * 1e9
-    make = partial(Engine, arguments.model or ["mini"], arguments.device, memory, arguments.threads, arguments.captioner)
+    make = partial(Engine, arguments.refiner or ["mini"], arguments.device, memory, arguments.threads, arguments.captioner)
     if arguments.workers == "ray":
         options = {"device": arguments.device, "threads": arguments.threads, "address": arguments.ray}
         backend = RayBackend(make, arguments.count, **options)

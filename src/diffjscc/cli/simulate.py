@@ -17,13 +17,13 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "simulate",
         help="send images through a simulated channel",
         description="Encodes each image, adds the channel's noise, decodes, and writes what was received.",
-        epilog="example: diffjscc simulate photo.jpg --rate 1/128 --snr 1 --refine mini --out received",
+        epilog="example: diffjscc simulate photo.jpg --rate 1/128 --snr 1 --refiner mini --out received",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder of images, or a quoted pattern")
-    parser.add_argument("--rate", type=options.rate, metavar="R", help="channel uses per pixel (default: the model's lowest)")
+    parser.add_argument("--rate", type=options.rate, metavar="R", help="channel uses per pixel (default: the codec's lowest)")
     parser.add_argument("--snr", type=options.snr_db, default=1.0, metavar="DB", help="SNR in dB (default: %(default)s)")
     options.add_channel(parser)
-    options.add_model(parser)
+    options.add_codec(parser)
     options.add_refiner(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("received"), metavar="DIR", help="folder for the images (default: %(default)s)"
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..hub import load_codec, load_refiner
     from ..images import find_images, read_image, to_tensor
 
-    codec = load_codec(arguments.model, arguments.device)
-    refiner = load_refiner(arguments.refine, arguments.device, captioner=arguments.captioner) if arguments.refine else None
+    codec = load_codec(arguments.codec, arguments.device)
+    refiner = load_refiner(arguments.refiner, arguments.device, captioner=arguments.captioner) if arguments.refiner else None
     rate = codec.check_rate(arguments.rate or codec.rates[0])
     results, failed = [], False
     for index, path in enumerate(path for source in arguments.images for path in find_images(source)):

@@ -78,10 +78,10 @@ class Codec(nn.Module, ABC):
         return next(p.dtype for p in self.parameters() if p.ndim == 4)
 
     def check_rate(self, rate: str | Fraction) -> Fraction:
-        """The rate as a Fraction. Raises ValueError where this model does not have it."""
+        """The rate as a Fraction. Raises ValueError where this codec does not have it."""
         rate = parse_rate(rate)
         if rate not in self.rates:
-            raise ValueError(f"rate {rate} is not one that model '{self.name}' has: choose from {', '.join(map(str, self.rates))}")
+            raise ValueError(f"rate {rate} is not one that codec '{self.name}' has: choose from {', '.join(map(str, self.rates))}")
         return rate
 
     @torch.inference_mode()
@@ -98,11 +98,11 @@ class Codec(nn.Module, ABC):
 
         images    float (3, H, W), or (N, 3, H, W) for N images at once; RGB in [0, 1]; H, W ≥ 32
         snr_db    the SNR to encode for, dB; outside the trained range the nearest end of it is used
-        rate      channel uses per pixel; default: the model's lowest
+        rate      channel uses per pixel; default: the codec's lowest
         image_id  id of the first image; the others of a batch count on from it
         fading    the gain that a Rayleigh codec's transmitter is told
 
-        Returns Symbols, or a list of them for a batch. Raises ValueError for a rate that the model lacks, an SNR
+        Returns Symbols, or a list of them for a batch. Raises ValueError for a rate that the codec lacks, an SNR
         that is not finite, or images of another shape, size or value.
         """
         rate = self.check_rate(self.rates[0] if rate is None else rate)

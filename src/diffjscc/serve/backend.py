@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where batches are computed: the seam between the server, which talks, and whatever holds the models.
+"""Where batches are computed: the seam between the server, which talks, and whatever holds the refiners.
 
 server ── submit(batch), stop(number) ──► backend
 server ◄── report(Stepped | Done) ─────── backend, from any of its threads
@@ -37,7 +37,7 @@ class Batch:
     """Images of one size, refined together. ``number`` is the server's name for it; ``previews``: items to show on the way."""
 
     number: int
-    model: str
+    refiner: str
     steps: int | None
     sampler: str | None
     items: tuple[Item, ...]
@@ -80,7 +80,7 @@ class Backend(Protocol):
     """What the server asks of one. Each batch that is submitted is reported Done exactly once, whatever happens to it."""
 
     #: Names that a request may give.
-    models: tuple[str, ...]
+    refiners: tuple[str, ...]
     #: Batches that it takes at once; may change while it runs.
     slots: int
 
@@ -113,7 +113,7 @@ class OnStep(Protocol):
 class Refines(Protocol):
     """What computes: `engine.Engine`, or in tests something that is quick. Only ever called from one thread."""
 
-    models: tuple[str, ...]
+    refiners: tuple[str, ...]
 
     def prepare(self) -> None:
         """Loads what is to be loaded before the first request."""
@@ -132,7 +132,7 @@ class LocalBackend:
 
     def __init__(self, engine: Refines):
         self._engine = engine
-        self.models = engine.models
+        self.refiners = engine.refiners
         self._batches: queue.Queue[Batch | None] = queue.Queue(maxsize=self.slots + 1)
         self._stopped: set[int] = set()
         self._ready: queue.Queue[Exception | None] = queue.Queue(maxsize=1)
@@ -144,7 +144,7 @@ class LocalBackend:
         try:
             error = self._ready.get(timeout=timeout)
         except queue.Empty:
-            raise ValueError(f"models did not load within {timeout:.0f} s") from None
+            raise ValueError(f"refiners did not load within {timeout:.0f} s") from None
         if error is not None:
             raise error
 
@@ -190,7 +190,7 @@ def refine(engine: Refines, batch: Batch, report: Callable[[Stepped], None], sto
         outcomes = (Failure("cancelled", "cancelled"),) * len(batch.items)
     except Exception as error:
         if len(batch.items) > 1:
-            parts = [Batch(batch.number, batch.model, batch.steps, batch.sampler, (item,)) for item in batch.items]
+            parts = [Batch(batch.number, batch.refiner, batch.steps, batch.sampler, (item,)) for item in batch.items]
             outcomes = tuple(refine(engine, part, report, stopped).outcomes[0] for part in parts)
         else:
             logger.warning("refining failed: %s: %s", type(error).__name__, one_line(error))

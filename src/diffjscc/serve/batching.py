@@ -43,7 +43,7 @@ class Work:
     def kind(self) -> tuple:
         """Requests of one kind can be computed together."""
         r = self.request
-        return r.model, r.steps, r.sampler, r.width, r.height, r.prompt is None
+        return r.refiner, r.steps, r.sampler, r.width, r.height, r.prompt is None
 
     @property
     def size(self) -> int:

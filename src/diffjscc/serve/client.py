@@ -152,7 +152,7 @@ class RefineClient:
         self,
         pixels: np.ndarray,
         snr_db: float | None = None,
-        model: str = "mini",
+        refiner: str = "mini",
         *,
         steps: int | None = None,
         sampler: str | None = None,
@@ -181,7 +181,7 @@ class RefineClient:
         image = images.to_bytes(pixels, encoding)
         request = Request(
             id=uuid.uuid4().hex,
-            model=model,
+            refiner=refiner,
             width=width,
             height=height,
             encoding=encoding,
@@ -209,19 +209,19 @@ class RefineClient:
         self._mailbox.put(None)
         return job
 
-    def refine(self, pixels: np.ndarray, snr_db: float | None = None, model: str = "mini", **options) -> np.ndarray:
+    def refine(self, pixels: np.ndarray, snr_db: float | None = None, refiner: str = "mini", **options) -> np.ndarray:
         """`submit`, and the refined pixels when they are there. Raises RefineError; RefineTimeout after the deadline."""
-        job = self.submit(pixels, snr_db, model, **options)
+        job = self.submit(pixels, snr_db, refiner, **options)
         try:
             return job.result()
         except BaseException:
             job.cancel()
             raise
 
-    async def arefine(self, pixels: np.ndarray, snr_db: float | None = None, model: str = "mini", **options) -> np.ndarray:
+    async def arefine(self, pixels: np.ndarray, snr_db: float | None = None, refiner: str = "mini", **options) -> np.ndarray:
         """`refine` for asyncio; cancelling the task cancels the job."""
         # Encoding a large image takes a while, in which the loop had better go on.
-        job = await asyncio.to_thread(self.submit, pixels, snr_db, model, **options)
+        job = await asyncio.to_thread(self.submit, pixels, snr_db, refiner, **options)
         return await asyncio.wrap_future(job)
 
     def ping(self, timeout: float = 5.0) -> Pong:

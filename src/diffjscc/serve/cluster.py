@@ -60,7 +60,7 @@ LOCAL = "local"
 class RayBackend:
     """A `Backend` that spreads batches over Ray actors, each with an engine of its own.
 
-    make     makes an engine; called in each worker, and once here, for the names of its models
+    make     makes an engine; called in each worker, and once here, for the names of its refiners
     count    workers; none: as many as the cluster has GPUs, or CPUs for ``threads`` each
     device   "cuda": a GPU a worker, which Ray chooses; "cpu"
     threads  CPUs of a worker, which its libraries use for as many threads; none: 1
@@ -86,7 +86,7 @@ class RayBackend:
             raise ValueError(f"device '{device}' does not say what a worker needs: choose cpu, or cuda for a GPU that Ray chooses")
         self._ray = _import_ray(address)
         self._make, self._count, self._address = make, count, address
-        self.models = make().models
+        self.refiners = make().refiners
         self._needs = {"CPU": threads or 1} | ({"GPU": 1} if device == "cuda" else {})
         self._batches: queue.Queue[tuple[Batch, int]] = queue.Queue()
         self._stopped: set[int] = set()
@@ -99,7 +99,7 @@ class RayBackend:
         self.slots = 0
 
     def start(self, report: Callable[[Stepped | Done], None], timeout: float = 600.0) -> None:
-        """Returns once every worker has its first model; raises ValueError as soon as one cannot."""
+        """Returns once every worker has its first refiner; raises ValueError as soon as one cannot."""
         self._report = report
         self._connect()
         room = self._room()
@@ -334,7 +334,7 @@ class Worker:
         self._news: queue.SimpleQueue[Stepped] = queue.SimpleQueue()
 
     def prepare(self) -> tuple[str, int, dict[str, float]]:
-        """Loads the first model; (host, process, memory)."""
+        """Loads the first refiner; (host, process, memory)."""
         self._engine = self._make()
         self._thread.submit(self._engine.prepare).result()
         return socket.gethostname(), os.getpid(), self._engine.memory()

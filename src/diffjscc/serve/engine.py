@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The models of a server, and a batch through one of them. torch is imported when the first is loaded, not before."""
+"""The refiners of a server, and a batch through one of them. torch is imported when the first is loaded, not before."""
 
 from __future__ import annotations
 
@@ -26,54 +26,54 @@ PREVIEW_SECONDS = 1.0
 class Engine:
     """Refiners by name, loaded when first asked for; where they do not all fit, the one that was not used for longest goes.
 
-    models     names or folders of `hub.find_model`; requests can give only these, by the folder's name
+    refiners     names or folders of `hub.find_model`; requests can give only these, by the folder's name
     device     "cpu", "cuda", …
     memory     bytes of weights that may be loaded at once; none: no bound
     threads    of torch on a CPU; none: torch's choice
     captioner  as in `hub.load_refiner`, for all of them
 
-    Raises ValueError where a model does not exist or shares its name with another.
+    Raises ValueError where a refiner does not exist or shares its name with another.
     """
 
     def __init__(
         self,
-        models: Sequence[str | os.PathLike],
+        refiners: Sequence[str | os.PathLike],
         device: str = "cpu",
         memory: float | None = None,
         threads: int | None = None,
         captioner: str | os.PathLike | None = None,
     ):
         self._entries: dict[str, ModelEntry] = {}
-        for model in models:
-            entry = find_model(model, "refiner")
+        for refiner in refiners:
+            entry = find_model(refiner, "refiner")
             if self._entries.setdefault(entry.name, entry).path != entry.path:
-                raise ValueError(f"two models are named '{entry.name}': rename the folder of one")
+                raise ValueError(f"two refiners are named '{entry.name}': rename the folder of one")
         if not self._entries:
-            raise ValueError("no model is named: name at least one that requests may use")
-        self.models = tuple(self._entries)
+            raise ValueError("no refiner is named: name at least one that requests may use")
+        self.refiners = tuple(self._entries)
         self._device, self._memory, self._threads, self._captioner = device, memory, threads, captioner
         self._loaded: OrderedDict[str, object] = OrderedDict()
 
     def prepare(self) -> None:
-        """Imports torch and loads the first model, so that the first request need not wait.
+        """Imports torch and loads the first refiner, so that the first request need not wait.
 
-        Raises ValueError where a model does not fit in the memory by itself.
+        Raises ValueError where a refiner does not fit in the memory by itself.
         """
         import torch
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        for name in self.models:
+        for name in self.refiners:
             if self._memory is not None and self._expected(name) > self._memory:
                 needed, budget = self._expected(name) / 1e6, self._memory / 1e6
-                raise ValueError(f"model '{name}' takes {needed:.0f} MB of memory, the budget is {budget:.0f} MB: raise it")
-        self._refiner(self.models[0])
+                raise ValueError(f"refiner '{name}' takes {needed:.0f} MB of memory, the budget is {budget:.0f} MB: raise it")
+        self._refiner(self.refiners[0])
 
     def run(self, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
-        """Refined pixels of each item, whatever else is in the batch. Raises ValueError for what the model does not take."""
+        """Refined pixels of each item, whatever else is in the batch. Raises ValueError for what the refiner does not take."""
         import torch
 
-        refiner = self._refiner(batch.model)
+        refiner = self._refiner(batch.refiner)
         if self._device != "cpu" or len(batch.items) == 1:
             return self._run(refiner, batch, on_step)
 
@@ -140,15 +140,15 @@ class Engine:
 
         while self._loaded and self._memory is not None and self._used() + self._expected(name) > self._memory:
             gone, _ = self._loaded.popitem(last=False)
-            logger.info("model %s leaves, to make room for %s", gone, name)
+            logger.info("refiner %s leaves, to make room for %s", gone, name)
             self._collect()
         start = time.monotonic()
         self._loaded[name] = load_refiner(self._entries[name].path, self._device, captioner=self._captioner)
-        logger.info("model %s loaded on %s in %.1f s", name, self._device, time.monotonic() - start)
+        logger.info("refiner %s loaded on %s in %.1f s", name, self._device, time.monotonic() - start)
         return self._loaded[name]
 
     def _expected(self, name: str) -> float:
-        """Bytes of a model's weights once loaded; files hold two a weight."""
+        """Bytes of a refiner's weights once loaded; files hold two a weight."""
         from ..hub import default_dtype
 
         return self._entries[name].size * default_dtype(self._device).itemsize / 2

@@ -39,7 +39,7 @@ CODES = {
     "bad-request": False,
     "too-large": False,
     "bad-image": False,
-    "unknown-model": False,
+    "unknown-refiner": False,
     "duplicate": False,
     "unknown-id": False,
     "cancelled": False,
@@ -155,23 +155,23 @@ class Request(Message):
     """Client to server: refine this image.
 
     id              the client's choice, unique to it; the same again means the same request, computed once
-    model           a name that the server's operator gave
-    steps, sampler  of the refiner; nil: the model's own
+    refiner           a name that the server's operator gave
+    steps, sampler  of the refiner; nil: the refiner's own
     seed            of the noise; the same again gives the same image
     snr_db          at which the image was received; nil where it is not known
-    prompt          what it shows, for models that take text; nil: a caption where the model has a captioner
+    prompt          what it shows, for refiners that take text; nil: a caption where the refiner has a captioner
     deadline        seconds from receipt: a duration, so that no two clocks need agree. Work is not started after it
     width, height   pixels
     encoding        of the image in this message; raw: RGB, row by row, top row first
     reply_encoding  of the refined one
-    progress        whether to tell of steps; preview: with an image of the state, where the model has more than one step
+    progress        whether to tell of steps; preview: with an image of the state, where the refiner has more than one step
     """
 
     type: ClassVar[str] = "refine"
     has_image: ClassVar[bool] = True
 
     id: str = _of(_ID)
-    model: str = _of(_text(128, 1, printable=True))
+    refiner: str = _of(_text(128, 1, printable=True))
     width: int = _of(_whole(*_SIDE))
     height: int = _of(_whole(*_SIDE))
     encoding: str = _of(_choice(ENCODINGS))
@@ -285,7 +285,7 @@ class Pong(Message):
     type: ClassVar[str] = "pong"
     version: str = _of(_text(64, printable=True))
     instance: str = _of(_text(64, 1, printable=True))
-    models: tuple[str, ...] = _of(_names())
+    refiners: tuple[str, ...] = _of(_names())
     queued: int = _of(_whole(0, 1 << 31))
     running: int = _of(_whole(0, 1 << 31))
 

@@ -100,7 +100,7 @@ class Server:
         self._stop_by: float | None = None
         self._mailbox = Mailbox()
         self._pool = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="diffjscc-images")
-        self._status = Status(backend.models, backend.memory, self.load)
+        self._status = Status(backend.refiners, backend.memory, self.load)
         self._context = zmq.Context()
         self._doorkeeper = None
         self._socket = self._context.socket(zmq.ROUTER)
@@ -151,7 +151,7 @@ class Server:
         try:
             self._backend.start(self._mailbox.put)
             security = "CURVE" if self._doorkeeper else "no keys"
-            logger.info("serving %s on %s (%s)", ", ".join(self._backend.models), self.address, security)
+            logger.info("serving %s on %s (%s)", ", ".join(self._backend.refiners), self.address, security)
             if self._page:
                 logger.info("status on %s", self._page.address)
             poller = zmq.Poller()
@@ -215,7 +215,7 @@ class Server:
             elif isinstance(message, Ping):
                 queued, running = self.load()
                 pong = Pong(
-                    version=__version__, instance=self.instance, models=self._backend.models, queued=queued, running=running
+                    version=__version__, instance=self.instance, refiners=self._backend.refiners, queued=queued, running=running
                 )
                 self._delivery.send(peer, encode(pong))
             else:
@@ -248,9 +248,11 @@ class Server:
             return
         if self._stop_by is not None:
             self._raise(request, "draining", "the server is about to stop: try again later")
-        if request.model not in self._backend.models:
-            models = ", ".join(self._backend.models)
-            self._raise(request, "unknown-model", f"model {one_line(request.model, 60)!r} is not served here: there are {models}")
+        if request.refiner not in self._backend.refiners:
+            refiners = ", ".join(self._backend.refiners)
+            self._raise(
+                request, "unknown-refiner", f"refiner {one_line(request.refiner, 60)!r} is not served here: there are {refiners}"
+            )
         work = Work(key, digest, request, peer, now, now + request.deadline)
         if not self._batcher.admit(work):
             self._status.count("busy")
@@ -302,7 +304,7 @@ class Server:
             previews = tuple(index for index, work in enumerate(works) if work.request.preview)
             self._running[number] = works
             self._status.started(len(works))
-            self._backend.submit(Batch(number, first.model, first.steps, first.sampler, items, previews))
+            self._backend.submit(Batch(number, first.refiner, first.steps, first.sampler, items, previews))
 
     def _handle(self, event) -> None:
         if isinstance(event, Decoded):

@@ -50,13 +50,13 @@ class Pair:
 class Status:
     """Counts what happens, for any thread to read.
 
-    models  names that are served
+    refiners  names that are served
     memory  bytes of GPU memory in use, by device
     load    (requests waiting, requests running)
     """
 
-    def __init__(self, models: tuple[str, ...], memory: Callable[[], dict[str, float]], load: Callable[[], tuple[int, int]]):
-        self._models, self._memory, self._load = models, memory, load
+    def __init__(self, refiners: tuple[str, ...], memory: Callable[[], dict[str, float]], load: Callable[[], tuple[int, int]]):
+        self._refiners, self._memory, self._load = refiners, memory, load
         self._started = time.time()
         self._lock = threading.Lock()
         self._outcomes: Counts[str] = Counts()
@@ -67,9 +67,9 @@ class Status:
         self._requests = Counter(
             "diffjscc_requests", "Messages that asked for an image, by how it ended", ["outcome"], registry=self.registry
         )
-        self._computed = Counter("diffjscc_images", "Images given to a model", registry=self.registry)
+        self._computed = Counter("diffjscc_images", "Images given to a refiner", registry=self.registry)
         self._latency = Histogram("diffjscc_request_seconds", "From receipt of a request to its image", registry=self.registry)
-        self._batch_time = Histogram("diffjscc_batch_seconds", "A batch in the model", registry=self.registry)
+        self._batch_time = Histogram("diffjscc_batch_seconds", "A batch in the refiner", registry=self.registry)
         self._batch_size = Histogram(
             "diffjscc_batch_images", "Images of a batch", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
         )
@@ -97,7 +97,7 @@ class Status:
             self._latency.observe(seconds)
 
     def started(self, images: int) -> None:
-        """A batch goes to the model."""
+        """A batch goes to the refiner."""
         self._computed.inc(images)
         self._batch_size.observe(images)
 
@@ -116,7 +116,7 @@ class Status:
         """Puts a pair on the page; the oldest goes."""
         snr = "unknown SNR" if request.snr_db is None else f"{request.snr_db:g} dB"
         prompt = f", “{request.prompt}”" if request.prompt else ""
-        caption = f"{request.model}, {request.width}×{request.height}, {snr}, seed {request.seed}{prompt}"
+        caption = f"{request.refiner}, {request.width}×{request.height}, {snr}, seed {request.seed}{prompt}"
         pair = Pair(thumbnail(before, THUMBNAIL), thumbnail(after, THUMBNAIL), caption)
         with self._lock:
             self._pairs.appendleft(pair)
@@ -133,7 +133,7 @@ class Status:
         with self._lock:
             outcomes, pairs = dict(self._outcomes), list(self._pairs)
         facts = [
-            ("Models", ", ".join(self._models)),
+            ("Refiners", ", ".join(self._refiners)),
             ("Up", _duration(time.time() - self._started)),
             ("Waiting", str(queued)),
             ("Running", str(running)),

@@ -34,8 +34,8 @@ PILOT_SEED, HEADER_SEED, PAYLOAD_SEED = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class BurstFormat:
-    """A burst's shape for one number of subcarriers.
+class Preset:
+    """The air interface's parameters for one number of subcarriers.
 
         chirp up │ chirp down │ header symbols │ payload symbols
           128    │    128     │  each a cyclic prefix and fft_len samples
@@ -108,11 +108,11 @@ class BurstFormat:
 
 
 #: The formats by name.
-FORMATS = {"ofdm64": BurstFormat(64), "ofdm256": BurstFormat(256)}
+PRESETS = {"ofdm64": Preset(64), "ofdm256": Preset(256)}
 
 
-def find_format(name: str) -> BurstFormat:
+def find_preset(name: str) -> Preset:
     """The format of a name. Raises ValueError for one that does not exist."""
-    if name not in FORMATS:
-        raise ValueError(f"air interface format {name!r} is not one of {', '.join(FORMATS)}")
-    return FORMATS[name]
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is not one of {', '.join(PRESETS)}")
+    return PRESETS[name]
