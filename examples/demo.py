@@ -15,8 +15,8 @@ from symbol_loopback import SymbolLoopback
 from tqdm import tqdm
 
 from diffjscc.evaluate.contact_sheet import contact_sheet, error_image
-from diffjscc.evaluate.metrics import ms_ssim, psnr
 from diffjscc.images import to_tensor, write_image
+from diffjscc.metrics import ms_ssim, psnr
 from diffjscc.symbols import ImageHeader
 
 RATES = ("1/128", "1/32")

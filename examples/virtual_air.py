@@ -66,7 +66,7 @@ def make_parser():
     add = parser.add_argument
     add("--from", dest="sender", default=ADDRESS, help="address of the transmitter (default: %(default)s)")
     add("--to", default="tcp://127.0.0.1:5501", help="address for the receiver (default: %(default)s)")
-    add("--rate", type=sample_rate, default="medium", help="samples/s, as for diffjscc-tx (default: %(default)s)")
+    add("--sample-rate", type=sample_rate, default="medium", help="samples/s, as for diffjscc-tx (default: %(default)s)")
     add("--snr", type=float, default=10.0, metavar="DB", help="in the occupied bandwidth (default: %(default)s)")
     add("--offset", type=eng_float, default=0.0, metavar="HZ", help="of the carrier, such as --offset=-20k (default: 0)")
     add("--ppm", type=float, default=0.0, help="how much faster the receiver's clock is (default: %(default)s)")
@@ -78,10 +78,10 @@ def make_parser():
 
 def carry(arguments):
     """Carries samples until someone interrupts."""
-    sender = Radio("zmq", address=arguments.sender, rate=arguments.rate)
-    listener = Radio("zmq", address=arguments.to, rate=arguments.rate)
-    doppler = None if arguments.fading is None else arguments.fading / arguments.rate
-    offset = arguments.offset / arguments.rate
+    sender = Radio("zmq", address=arguments.sender, sample_rate=arguments.sample_rate)
+    listener = Radio("zmq", address=arguments.to, sample_rate=arguments.sample_rate)
+    doppler = None if arguments.fading is None else arguments.fading / arguments.sample_rate
+    offset = arguments.offset / arguments.sample_rate
     run(VirtualAir(sender, listener, arguments.snr, offset, arguments.ppm, doppler, arguments.delay, arguments.seed))
     return 0
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Files in and out, the odd ones above all."""
 
+import os
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -121,3 +123,29 @@ def test_no_image_overwrites_another(tmp_path):
     for _ in range(3):
         write_image(unused_path(tmp_path, "000007"), PHOTO)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000007-2.png", "000007-3.png", "000007.png"]
+
+
+def test_writing_changes_no_other_threads_file_modes(tmp_path):
+    """The umask belongs to the process: reading it by setting it would open what other threads write meanwhile."""
+    pixels, stop, modes = np.zeros((32, 32, 3), np.uint8), threading.Event(), set()
+
+    def others():
+        while not stop.is_set():
+            path = tmp_path / "other"
+            path.touch()
+            modes.add(path.stat().st_mode & 0o777)
+            path.unlink()
+
+    before = os.umask(0o077)
+    try:
+        thread = threading.Thread(target=others)
+        thread.start()
+        for number in range(200):
+            write_image(tmp_path / f"{number}.bmp", pixels)
+        stop.set()
+        thread.join()
+    finally:
+        os.umask(before)
+    assert modes == {0o600}
+    assert (tmp_path / "0.bmp").stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == 200

@@ -11,6 +11,7 @@ from gnuradio import gr
 
 from diffjscc.air.gatherer import Gatherer
 from diffjscc.images import unused_path, write_image
+from diffjscc.snr import noise_variance
 
 from .bursts import BurstAssembler
 from .pdus import LENGTH_TAG, image_to_pdu, received_metadata
@@ -174,7 +175,7 @@ class jscc_sink(gr.sync_block):
             snr_db = self._receiver.snr_db_of(burst.values, burst.snr_db)
             noise_var = burst.noise_var
             if noise_var is None:
-                noise_var = np.full(len(burst.values), 10 ** (-snr_db / 10), np.float32)
+                noise_var = np.full(len(burst.values), noise_variance(snr_db), np.float32)
             with self._gathering:
                 self._ended.extend(self._gatherer.push(burst.fragment, burst.values, noise_var, snr_db, time.monotonic()))
 

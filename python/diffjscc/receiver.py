@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjscc.air.header import codec_number
 from diffjscc.hub import find_model, list_models
-from diffjscc.snr import estimate_snr_db
+from diffjscc.snr import estimate_snr_db, noise_variance
 from diffjscc.symbols import ImageHeader, Reception, parse_snr_db
 
 #: A burst of which less than this share arrived is not worth decoding.
@@ -76,7 +76,7 @@ class Receiver:
         snr_db = self.snr_db_of(values, snr_db)
         # A lost tail is an erasure: the image is decoded from the rest.
         noise_var = np.full(expected, np.inf, np.float32)
-        noise_var[: len(values)] = 10 ** (-snr_db / 10)
+        noise_var[: len(values)] = noise_variance(snr_db)
         padded = np.zeros(expected, np.complex64)
         padded[: len(values)] = values
         return self.decode_reception(Reception(padded, noise_var, snr_db), header)

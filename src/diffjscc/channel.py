@@ -10,14 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .snr import noise_variance
 from .symbols import Reception, Symbols, parse_snr_db
 
 CHANNELS = ("awgn", "rayleigh")
-
-
-def noise_variance(snr_db: Tensor) -> Tensor:
-    """σ² of a complex symbol of unit power at SNR γ dB."""
-    return 10 ** (-snr_db / 10)
 
 
 def complex_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -66,6 +62,6 @@ def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0
     generator = torch.Generator().manual_seed((seed << 1) + 1)
     sent = torch.from_numpy(symbols.values)[None] * gain
     received = awgn(sent, torch.tensor([snr_db]), generator)[0] / gain
-    noise_var = np.full(len(symbols.values), 10 ** (-snr_db / 10) / abs(gain) ** 2, np.float32)
+    noise_var = np.full(len(symbols.values), noise_variance(snr_db) / abs(gain) ** 2, np.float32)
     noise_var[torch.rand(len(noise_var), generator=generator).numpy() < erasures] = np.inf
     return Reception(received.numpy().astype(np.complex64), noise_var, snr_db, fading=gain)

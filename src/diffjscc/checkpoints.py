@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from .codec import build_codec
+from .errors import one_line
 from .hub import ModelEntry, cache_folder, find_model, save_codec
 from .refine import convert
 from .refine.control import ControlModule
@@ -119,7 +120,7 @@ def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike |
             tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
             scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
         except OSError as error:
-            raise ValueError(f"{source} is not a diffusers folder of Stable Diffusion ({_first_line(error)})") from None
+            raise ValueError(f"{source} is not a diffusers folder of Stable Diffusion ({one_line(error)})") from None
         if len(tokenizer) < 3:
             raise ValueError(f"{source} is not a diffusers folder of Stable Diffusion (its tokenizer knows no words)")
     return DiffJSCCPipeline(vae, unet, ControlModule.from_unet(unet, snr), scheduler, text_encoder, tokenizer)
@@ -134,7 +135,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:
-        raise ValueError(f"{file}: not a checkpoint of plain tensors ({_first_line(error)})") from None
+        raise ValueError(f"{file}: not a checkpoint of plain tensors ({one_line(error)})") from None
     state = state.get("state_dict", state)
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
@@ -182,7 +183,7 @@ def _read_config(file: Path) -> dict:
     except FileNotFoundError:
         raise ValueError(f"{file}: no such file; a checkpoint comes with its {CONFIG}") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: not a latent-diffusion configuration ({_first_line(error)})") from None
+        raise ValueError(f"{file}: not a latent-diffusion configuration ({one_line(error)})") from None
 
 
 def _download(repository: str) -> Path:
@@ -193,7 +194,7 @@ def _download(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, *CHECKPOINTS]))
     except Exception as error:
-        raise ValueError(f"{repository} cannot be fetched from the hub ({_first_line(error)})") from None
+        raise ValueError(f"{repository} cannot be fetched from the hub ({one_line(error)})") from None
 
 
 def _tokenizer(source: str | os.PathLike | None, local: bool):
@@ -207,14 +208,10 @@ def _tokenizer(source: str | os.PathLike | None, local: bool):
     except Exception as error:
         if source is None:
             return None
-        raise ValueError(f"{source}: no CLIP tokenizer there ({_first_line(error)})") from None
+        raise ValueError(f"{source}: no CLIP tokenizer there ({one_line(error)})") from None
     # transformers makes an empty one of a folder without any.
     if len(tokenizer) >= 3:
         return tokenizer
     if source is None:
         return None
     raise ValueError(f"{source}: no CLIP tokenizer there (vocab.json and merges.txt)")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

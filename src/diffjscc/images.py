@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,21 +68,16 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
     """Writes uint8 RGB (H, W, 3); the file appears whole or not at all. The suffix chooses the format."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    # Created exclusively, so that the process's umask decides the mode: reading the umask would mean changing it for every
+    # thread.
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(partial, "xb") as file:
             Image.fromarray(pixels).save(file, format=Image.registered_extensions().get(path.suffix.lower(), "PNG"))
-        os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except BaseException:
-        os.unlink(partial)
+        partial.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def unused_path(folder: str | os.PathLike, stem: str, suffix: str = ".png") -> Path:
@@ -114,19 +109,19 @@ def find_images(source: str | os.PathLike) -> list[Path]:
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) → float32 (3, H, W) in [0, 1]. Raises ValueError for any other array."""
+    """uint8 (…, H, W, 3) → float32 (…, 3, H, W) in [0, 1]. Raises ValueError for any other array."""
     import torch
 
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
         raise ValueError(
             f"image is {getattr(pixels, 'dtype', type(pixels))} {getattr(pixels, 'shape', '')}: expected uint8 (H, W, 3)"
         )
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3).float() / 255
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """float (3, H, W) in [0, 1] → uint8 (H, W, 3), rounded and clipped."""
-    return (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    """float (…, 3, H, W) in [0, 1] → uint8 (…, H, W, 3), rounded and clipped."""
+    return (image.detach().float().clamp(0, 1) * 255).round().byte().movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def pad_to_block(images: Tensor) -> Tensor:

@@ -3,10 +3,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Decibels = TypeVar("Decibels", float, np.ndarray, Tensor)
 
 #: What an estimate is kept within, dB: beyond, the estimator's own error rules.
 ESTIMATE_RANGE_DB = (-15.0, 30.0)
+
+
+def noise_variance(snr_db: Decibels) -> Decibels:
+    """σ² of the noise on a *complex* symbol of unit power at SNR γ dB: 10^(−γ/10), σ²/2 in each real dimension (paper, eq. 6)."""
+    return 10 ** (-snr_db / 10)
 
 
 def estimate_snr_db(values: np.ndarray) -> float:
@@ -21,5 +33,5 @@ def estimate_snr_db(values: np.ndarray) -> float:
     if not len(values):
         return low
     power = float(np.mean(np.abs(values.astype(np.complex128)) ** 2))
-    noise_var = max(power - 1, 10 ** (-high / 10))
+    noise_var = max(power - 1, noise_variance(high))
     return float(np.clip(-10 * np.log10(noise_var), low, high))

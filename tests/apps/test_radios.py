@@ -20,8 +20,8 @@ from gnuradio.diffjscc.radios import SILENCE, Radio, radio_sink, radio_source
 from gnuradio.diffjscc.recordings import read_recording, sigmf_sink
 
 from diffjscc.air.preset import find_preset
-from diffjscc.evaluate.metrics import psnr
 from diffjscc.images import find_images, read_image, to_tensor
+from diffjscc.metrics import psnr
 
 ROOT = Path(__file__).parents[2]
 APPS = {name: ROOT / "apps" / f"diffjscc-{name}" for name in ("tx", "rx")} | {"air": ROOT / "examples/virtual_air.py"}

@@ -12,9 +12,9 @@ from diffjscc.air.header import unpack_image
 from diffjscc.air.modulator import Modulator, fragments
 from diffjscc.air.preset import find_preset
 from diffjscc.channel import transmit
-from diffjscc.evaluate.metrics import psnr
 from diffjscc.hub import load_codec
 from diffjscc.images import find_images, read_image, to_tensor
+from diffjscc.metrics import psnr
 from diffjscc.symbols import Reception
 
 #: burst_tx's own.

@@ -18,8 +18,8 @@ from gnuradio import blocks, channels, diffjscc, filter, gr
 from diffjscc.air.modulator import Modulator
 from diffjscc.air.preset import BANDWIDTH, PRESETS, find_preset
 from diffjscc.codec.codec import Codec
-from diffjscc.evaluate.metrics import psnr
 from diffjscc.images import to_pixels, to_tensor
+from diffjscc.metrics import psnr
 
 #: Samples that flush the detector.
 TAIL = np.zeros(4096, np.complex64)

@@ -11,8 +11,8 @@ from conftest import photograph
 from gnuradio import diffjscc, gr
 from gnuradio.diffjscc.worker import Worker
 
-from diffjscc.evaluate.metrics import psnr
 from diffjscc.images import to_tensor
+from diffjscc.metrics import psnr
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from conftest import photograph
 from gnuradio import blocks, channels, diffjscc, gr, pdu
 from gnuradio.diffjscc.pdus import image_to_pdu
 
-from diffjscc.evaluate.metrics import psnr
 from diffjscc.images import read_image, to_pixels, to_tensor, write_image
+from diffjscc.metrics import psnr
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from diffjscc.channel import transmit
 from diffjscc.codec import build_codec
 from diffjscc.codec.codec import latent_to_symbols, normalise_power, symbols_to_latent
-from diffjscc.evaluate.metrics import psnr
+from diffjscc.metrics import psnr
 from diffjscc.symbols import ImageHeader, Reception
 
 ARCHITECTURES = ("lite", "resnet", "swin")

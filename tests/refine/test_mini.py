@@ -6,10 +6,10 @@ import torch
 from skimage import data
 
 from diffjscc.channel import transmit
-from diffjscc.evaluate.metrics import psnr
 from diffjscc.evaluate.realism import SlicedWasserstein, flat_deviation
 from diffjscc.hub import find_model, load_refiner
 from diffjscc.images import to_tensor
+from diffjscc.metrics import psnr
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffjscc.errors import one_line
 from diffjscc.serve.protocol import (
     CODES,
     MAX_HEADER,
@@ -24,7 +25,6 @@ from diffjscc.serve.protocol import (
     Result,
     decode,
     encode,
-    one_line,
 )
 
 ids = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=64)

@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _written(image, original, path: Path) -> dict:
     """Writes the image, and says where and how good it is."""
-    from ..evaluate.metrics import ms_ssim, psnr
     from ..images import to_pixels, write_image
+    from ..metrics import ms_ssim, psnr
 
     image = image.cpu()
     write_image(path, to_pixels(image))

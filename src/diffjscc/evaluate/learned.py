@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..errors import one_line
+
 logger = logging.getLogger(__name__)
 
 #: Side of the patches that FID compares, half-overlapping, pixels (paper, section IV).
@@ -45,7 +47,7 @@ def _at_hand(name: str, load: Callable[[], nn.Module]) -> nn.Module | None:
         return load()
     # Packages that are missing, downloads that fail: each library has exceptions of its own.
     except Exception as error:
-        logger.info("%s is left out: %s", name, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        logger.info("%s is left out: %s", name, one_line(error))
         return None
 
 

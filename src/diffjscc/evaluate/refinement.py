@@ -16,8 +16,8 @@ from torch import Tensor
 from ..channel import transmit
 from ..codec import Codec
 from ..images import read_image, to_pixels, to_tensor
+from ..metrics import ms_ssim, psnr
 from .learned import load_fid, load_lpips, patches
-from .metrics import ms_ssim, psnr
 from .niqe import niqe
 from .realism import SlicedWasserstein, flat_deviation
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..channel import draw_gain, transmit
 from ..codec import Codec
 from ..images import read_image, to_tensor
-from .metrics import ms_ssim, psnr
+from ..metrics import ms_ssim, psnr
 
 
 @dataclass(frozen=True)

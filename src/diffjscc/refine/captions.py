@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import one_line
 from ..images import to_pixels
 
 #: Tokens of a caption, as in the authors' code.
@@ -30,7 +31,7 @@ def load_captioner(source: str | os.PathLike, device: str | torch.device = "cpu"
         captioner = Blip2ForConditionalGeneration.from_pretrained(source, dtype=dtype)
         return captioner.to(device).eval().requires_grad_(False), Blip2Processor.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"captioner {source}: no BLIP-2 there ({str(error).splitlines()[0][:200]})") from None
+        raise ValueError(f"captioner {source}: no BLIP-2 there ({one_line(error)})") from None
 
 
 def caption(captioner, processor, images: Tensor) -> list[str]:

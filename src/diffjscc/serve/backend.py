@@ -17,7 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .protocol import CODES, one_line
+from ..errors import one_line
+from .protocol import CODES
 
 logger = logging.getLogger(__name__)
 
@@ -194,5 +195,5 @@ def refine(engine: Refines, batch: Batch, report: Callable[[Stepped], None], sto
             outcomes = tuple(refine(engine, part, report, stopped).outcomes[0] for part in parts)
         else:
             logger.warning("refining failed: %s: %s", type(error).__name__, one_line(error))
-            outcomes = (Failure("failed", one_line(error) or type(error).__name__),)
+            outcomes = (Failure("failed", one_line(error)),)
     return Done(batch.number, outcomes, time.monotonic() - start)

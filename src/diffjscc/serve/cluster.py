@@ -28,9 +28,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..errors import one_line
 from .allocator import M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, SETTINGS
 from .backend import Batch, Done, Failure, Refines, Stepped, refine
-from .protocol import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class RayBackend:
                 self._ray.init(self._address, log_to_driver=False, logging_level=logging.WARNING, **options)
         except Exception as error:
             what = "cannot start Ray" if self._address == LOCAL else f"cannot reach a Ray cluster at {self._address}"
-            raise ValueError(f"{what}: {one_line(error) or type(error).__name__}") from None
+            raise ValueError(f"{what}: {one_line(error)}") from None
         self._connected = True
 
     def _room(self) -> int:
@@ -398,4 +398,4 @@ def _own_signals():
 def _reason(error: Exception) -> str:
     """One line; of what went wrong in the worker, where it could still say so."""
     error = getattr(error, "cause", None) or error
-    return one_line(error) or type(error).__name__
+    return one_line(error)

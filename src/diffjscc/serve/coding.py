@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import one_line
 from . import images
 from .backend import Stepped
 from .batching import Work
-from .protocol import Progress, ProtocolError, Result, encode, one_line
+from .protocol import Progress, ProtocolError, Result, encode
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def decode_image(work: Work) -> Decoded:
         return Decoded(work, images.to_pixels(request.image, request.width, request.height, request.encoding))
     except Exception as error:
         # Whatever a broken file does to a decoder, somebody waits for an answer.
-        return Decoded(work, ProtocolError("bad-image", one_line(error) or type(error).__name__))
+        return Decoded(work, ProtocolError("bad-image", one_line(error)))
 
 
 def encode_result(work: Work, pixels: np.ndarray) -> Encoded:
@@ -57,7 +58,7 @@ def encode_result(work: Work, pixels: np.ndarray) -> Encoded:
         size = {"width": width, "height": height, "encoding": request.reply_encoding}
         return Encoded(work, encode(Result(id=request.id, **size, seconds=seconds, image=image)))
     except Exception as error:
-        return Encoded(work, ProtocolError("failed", one_line(error) or type(error).__name__))
+        return Encoded(work, ProtocolError("failed", one_line(error)))
 
 
 def encode_preview(work: Work, event: Stepped, pixels: np.ndarray) -> Shown:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..hub import ModelEntry, find_model
+from ..images import to_pixels, to_tensor
 from .backend import Batch, OnStep
 from .side_by_side import side_by_side
 
@@ -90,7 +91,7 @@ class Engine:
         """One pass of all items together."""
         import torch
 
-        pixels = torch.from_numpy(np.stack([item.pixels for item in batch.items])).to(self._device)
+        pixels = np.stack([item.pixels for item in batch.items])
         snrs = [float("nan") if item.snr_db is None else item.snr_db for item in batch.items]
         prompts = [item.prompt for item in batch.items]
         steps = batch.steps or refiner.config.defaults["steps"]
@@ -107,7 +108,7 @@ class Engine:
             on_step(step + 1, steps, previews)
 
         refined = refiner(
-            pixels.permute(0, 3, 1, 2).float() / 255,
+            to_tensor(pixels).to(self._device),
             torch.tensor(snrs),
             None if None in prompts else prompts,
             steps=batch.steps,
@@ -115,7 +116,7 @@ class Engine:
             generator=[torch.Generator().manual_seed(item.seed) for item in batch.items],
             callback_on_step_end=stepped,
         )
-        return list(_to_pixels(refined))
+        return list(to_pixels(refined))
 
     def memory(self) -> dict[str, float]:
         """Bytes of memory in use on each GPU, by whatever process; empty without one, or before torch is there."""
@@ -130,7 +131,7 @@ class Engine:
         from ..refine.pipeline import FALLBACK_TILE
 
         tile = FALLBACK_TILE if size[0] * size[1] > pipeline.whole_pixels else None
-        return _to_pixels(pipeline.decode(latent[None], tile)[..., : size[0], : size[1]])[0]
+        return to_pixels(pipeline.decode(latent[None], tile)[..., : size[0], : size[1]])[0]
 
     def _refiner(self, name: str):
         if name in self._loaded:
@@ -172,8 +173,3 @@ class Engine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _to_pixels(images) -> np.ndarray:
-    """float (N, 3, H, W) in [0, 1] → uint8 (N, H, W, 3), rounded and clipped."""
-    return (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import msgpack
 
+from ..errors import one_line
+
 NAME = b"diffjscc-refine/"
 VERSION = NAME + b"1"
 
@@ -58,12 +60,6 @@ class ProtocolError(ValueError):
         self.code, self.message, self.retryable = code, message, CODES[code]
         #: Of the message, where it has a proper one.
         self.id: str | None = None
-
-
-def one_line(text: object, limit: int = 300) -> str:
-    """Printable text without line breaks, cut to ``limit`` characters: for logs, terminals and error replies."""
-    line = "".join(c if c.isprintable() else " " for c in str(text)).strip()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _bad(message: str) -> ProtocolError:
@@ -350,7 +346,7 @@ def _header(frames: Sequence[bytes | memoryview]) -> dict:
             max_map_len=64,
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
-        raise _bad(f"header is not MessagePack within limits: {one_line(error, 80) or type(error).__name__}") from None
+        raise _bad(f"header is not MessagePack within limits: {one_line(error, 80)}") from None
     if not isinstance(header, dict):
         raise _bad(f"header is {_shown(header)}: expected a map")
     return header

@@ -14,6 +14,7 @@ from dataclasses import replace
 import zmq
 
 from .. import __version__
+from ..errors import one_line
 from . import keys
 from .addresses import DEFAULT, check_exposure
 from .backend import Backend, Batch, Done, Failure, Item, Stepped
@@ -36,7 +37,6 @@ from .protocol import (
     Request,
     decode,
     encode,
-    one_line,
 )
 from .status import Status
 

@@ -14,14 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..channel import noise_variance
 from ..codec import Codec, build_codec
 from ..codec.codec import ChannelState, normalise_power
 from ..hub import load_codec, save_codec
+from ..metrics import psnr
+from ..snr import noise_variance
 from ..symbols import BLOCK, rate_channels
 from .images import RandomCrops, split
 from .optimisers import build_optimisers, take_step
-from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
+from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
 
 #: Added to the MSE inside the logarithm: images better than about 35 dB are not polished further.
 LOSS_FLOOR = 3e-4

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, l1_loss
 
 from ..hub import load_codec, load_refiner
+from ..metrics import psnr
 from ..refine.control import ControlModule
 from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
@@ -32,7 +33,7 @@ from .codec import CodecRecipe, draw_conditions, receive, reconstruct
 from .critic import PatchCritic, critic_loss, generator_loss
 from .images import RandomCrops, split
 from .optimisers import build_optimisers, short_memory, take_step
-from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
+from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
 from .texture import lattice_loss, spectrum_loss, texture_loss
 
 #: Held-out images measured at each checkpoint, at the codec's lowest rate and this SNR in dB.

@@ -149,11 +149,6 @@ def warm_up_then_fall(step: int, steps: int, decay: float) -> float:
     return min(1.0, (step + 1) / 100, max(0.0, 1 - step / steps) / decay)
 
 
-def psnr(image: Tensor, original: Tensor) -> float:
-    """Held-out PSNR, dB; both in [0, 1]."""
-    return -10 * (image - original).square().mean().log10().item()
-
-
 def whole_blocks(path: Path) -> Tensor:
     """The image in a file, cut to multiples of 16: (1, 3, H, W)."""
     pixels = read_image(path)

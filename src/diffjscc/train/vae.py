@@ -16,9 +16,10 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
+from ..metrics import psnr
 from .images import RandomCrops, split
 from .optimisers import build_optimisers, take_step
-from .run import Run, RunningAverage, psnr, warm_up_then_fall, whole_blocks
+from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
 
 #: Held-out images measured at each checkpoint.
 VALIDATION_IMAGES = 8
