@@ -26,7 +26,7 @@ class DeadlyStub(Stub):
 
     def prepare(self):
         if self._folder and (self._folder / "broken").exists():
-            raise ValueError("the refiner is\nbroken")
+            raise ValueError("the refiner is broken\nbeyond repair")
 
     def run(self, batch, on_step):
         if self._folder:

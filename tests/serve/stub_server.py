@@ -34,7 +34,7 @@ class Stub:
     def run(self, batch, on_step):
         seeds = [0 if self._any_seed else item.seed for item in batch.items]
         if any(1 <= seed <= 9 for seed in seeds):
-            raise ValueError("this seed is\nnot to be refined")
+            raise ValueError("this seed is not to be refined\nat all")
         for seed in seeds:
             print(f"computed {seed} {len(seeds)}", flush=True)
         steps, pause = max([seed - 9 for seed in seeds if 10 <= seed <= 19], default=1), 0.0
