@@ -5,21 +5,28 @@
 # make bench   speed and memory of codec, refiner and refinement service, as tables
 # make grc     gnuradio-companion with these blocks
 # make lint    style
-# make install the blocks into the system's GNU Radio (sudo)
+# make install the blocks into the system's GNU Radio, and their Python packages into an environment of their own (sudo)
+# make uninstall  takes all of that away again (sudo)
 #
 # Each does the set-up that it needs, once.
 
 VENV    ?= .venv
 BUILD   ?= build
+PREFIX  ?= /usr/local
 SYSTEM_PYTHON ?= /usr/bin/python3
 PYTHON  := $(VENV)/bin/python
 # Passed on to pip, for instance to choose a wheel of torch without CUDA.
 PIP_FLAGS ?=
+# What `make install` installs beside the codec: the refiner, and the refinement service with its client.
+EXTRAS ?= refine,serve
+
+# Where `make install` puts the package diffjscc and what it needs; the installed blocks look for it there.
+ENVIRONMENT := $(PREFIX)/lib/gr-diffjscc
 
 # The blocks from the build tree, on top of the system's GNU Radio.
 RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
-.PHONY: demo test bench grc lint install setup clean
+.PHONY: demo test bench grc lint install uninstall setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -37,13 +44,20 @@ lint: setup
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 
 grc: setup
-	@PATH=$(abspath $(VENV))/bin:$$PATH PYTHONPATH=$(abspath $(BUILD))/test_modules \
-	  GRC_BLOCKS_PATH=$(abspath grc) gnuradio-companion examples/symbol_loopback.grc
+	@PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} GRC_BLOCKS_PATH=$(abspath grc) \
+	  gnuradio-companion examples/symbol_loopback.grc
 
 install: setup
+	$(SYSTEM_PYTHON) -m venv --system-site-packages $(ENVIRONMENT)
+	$(ENVIRONMENT)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt '.[$(EXTRAS)]'
+	mkdir -p $(PREFIX)/bin && ln -sf $(ENVIRONMENT)/bin/diffjscc $(PREFIX)/bin/diffjscc
 	cmake --install $(BUILD)
 	@# Where its library is looked for is remembered; only root may refresh that.
 	@ldconfig 2> /dev/null || true
+
+uninstall:
+	cmake --build $(BUILD) --target uninstall
+	rm -rf $(ENVIRONMENT) $(PREFIX)/bin/diffjscc
 
 clean:
 	rm -rf $(BUILD) $(VENV) demo
@@ -62,7 +76,8 @@ $(VENV)/.installed: $(VENV)/.system pyproject.toml constraints.txt
 	@touch $@
 
 $(BUILD)/.built: $(VENV)/.system CMakeLists.txt $(shell find python grc cmake lib include docs/doxygen apps -type f -not -name '*.pyc')
-	@cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(SYSTEM_PYTHON) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@cmake -S . -B $(BUILD) -DPYTHON_EXECUTABLE=$(SYSTEM_PYTHON) -DCMAKE_INSTALL_PREFIX=$(PREFIX) \
+	  -DDIFFJSCC_BUILD_ENVIRONMENT=$(abspath $(VENV)) -DDIFFJSCC_INSTALL_ENVIRONMENT=$(ENVIRONMENT) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@cmake --build $(BUILD) >> $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@mv $(BUILD).log $(BUILD)/make.log
 	@touch $@

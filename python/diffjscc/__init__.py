@@ -4,6 +4,11 @@
 Each block adapts streams, tags and messages to a call into the package `diffjscc`; importing them does not import torch.
 """
 
+from .environment import find_package
+
+# Before the blocks, which import it.
+find_package()
+
 from .burst_rx import burst_rx
 from .burst_tx import burst_tx
 from .diffjscc_python import burst_demodulator, burst_detector

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the Python package `diffjscc` is, for interpreters that do not have it installed.
+
+gnuradio-companion runs flowgraphs with its own interpreter, /usr/bin/python3 as a rule, while the package and torch live in
+a virtual environment. So the build writes the path of that environment to ``environment.txt`` beside this file, and an
+interpreter without the package looks for it there. Other programs of the same interpreter do not see the environment.
+"""
+
+import importlib
+import importlib.util
+import site
+import sys
+import sysconfig
+from pathlib import Path
+
+#: Written by CMake; empty where a distribution installs the package beside the blocks.
+RECORD = Path(__file__).with_name("environment.txt")
+
+
+def find_package(record=RECORD):
+    """Makes `import diffjscc` work. Raises ImportError, one line, where neither the interpreter nor the environment has it.
+
+    record   text file that holds the path of a virtual environment of the interpreter's own version
+    """
+    if importlib.util.find_spec("diffjscc"):
+        return
+    environment = record.read_text().strip() if record.is_file() else ""
+    if environment:
+        _add_packages(_site_packages(environment))
+        if importlib.util.find_spec("diffjscc"):
+            return
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    looked = f", nor does the Python {version} environment {environment}" if environment else ""
+    raise ImportError(
+        f"{sys.executable} does not have the Python package diffjscc{looked}: "
+        f"run `sudo make install` in gr-diffjscc, or `{sys.executable} -m pip install .` there"
+    )
+
+
+def _site_packages(environment):
+    """Where this version of Python keeps the packages of a virtual environment."""
+    paths = {"base": environment, "platbase": environment}
+    return sysconfig.get_path("purelib", "posix_prefix", paths)
+
+
+def _add_packages(folder):
+    """Adds a folder of packages, and those that its .pth files name, in front: they fit each other, the system's may be older."""
+    before = list(sys.path)
+    site.addsitedir(folder)
+    sys.path[:] = [path for path in sys.path if path not in before] + before
+    importlib.invalidate_caches()
