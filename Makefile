@@ -57,7 +57,10 @@ install: setup
 
 uninstall:
 	cmake --build $(BUILD) --target uninstall
+	@# Its own folders too, with what Python wrote into them, and those that are empty now.
+	sed 's|/[^/]*$$||' $(BUILD)/install_manifest.txt | grep -E '/(gnuradio-)?diffjscc$$' | sort -u | xargs -r rm -rf
 	rm -rf $(ENVIRONMENT) $(PREFIX)/bin/diffjscc
+	sed 's|/[^/]*$$||' $(BUILD)/install_manifest.txt | sort -u | xargs -r rmdir -p --ignore-fail-on-non-empty 2> /dev/null || true
 
 clean:
 	rm -rf $(BUILD) $(VENV) demo
