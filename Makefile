@@ -4,7 +4,7 @@
 # make test    everything that is tested
 # make bench   speed and memory of codec, refiner and refinement service, as tables
 # make grc     gnuradio-companion with these blocks
-# make lint    style
+# make lint    style, types, and the C++ layout
 # make install the blocks into the system's GNU Radio, and their Python packages into an environment of their own (sudo)
 # make uninstall  takes all of that away again (sudo)
 #
@@ -32,7 +32,8 @@ RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} 
 demo: setup
 	@$(RUN) examples/demo.py
 
-test: setup
+test: setup $(VENV)/.test
+	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
 	@$(RUN) -m pytest
 
 bench: setup
@@ -40,10 +41,11 @@ bench: setup
 	@echo; $(RUN) tests/bench/refiner_speed.py
 	@echo; $(RUN) tests/bench/service.py
 
-lint: setup
-	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+lint: $(VENV)/.installed $(VENV)/.test
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+	@clang-format --dry-run -Werror lib/*.cc lib/*.h include/gnuradio/diffjscc/*.h
 
-grc: setup
+grc: setup $(VENV)/.grc
 	@PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} GRC_BLOCKS_PATH=$(abspath grc) \
 	  gnuradio-companion examples/symbol_loopback.grc
 
@@ -71,6 +73,15 @@ setup: $(VENV)/.installed $(BUILD)/.built
 $(VENV)/.system:
 	@sh tools/system-packages.sh
 	@$(SYSTEM_PYTHON) -m venv --system-site-packages $(VENV)
+	@touch $@
+
+# What only some targets need.
+$(VENV)/.grc: $(VENV)/.system
+	@sh tools/system-packages.sh grc
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.system tools/system-packages.sh
+	@sh tools/system-packages.sh grc test
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.system pyproject.toml constraints.txt

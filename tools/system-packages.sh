@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Installs what this module needs from Debian or Ubuntu, where it is missing.
+#
+# usage: system-packages.sh [grc] [test]
+#   grc    what gnuradio-companion needs to open its window
+#   test   what presses its buttons without a screen, and what else only tests and checks of style use
 set -eu
 
 missing=
@@ -10,12 +14,34 @@ need() { # need PACKAGE TEST…: the test succeeds where the package is there
     shift
     "$@" > /dev/null 2>&1 || missing="$missing $package"
 }
+has_gtk() { /usr/bin/python3 -c 'import gi, cairo; gi.require_version("Gtk", "3.0"); gi.require_foreign("cairo")'; }
+has_font() { fc-list | grep -q .; }
+
 need gnuradio /usr/bin/python3 -c 'import gnuradio.gr'
 need gnuradio-dev test -e /usr/include/gnuradio/block.h
 need libeigen3-dev test -d /usr/include/eigen3
 need cmake command -v cmake
 need g++ command -v g++
 need python3-venv /usr/bin/python3 -c 'import ensurepip'
+for group in "$@"; do
+    case $group in
+        grc)
+            need "gir1.2-gtk-3.0 python3-gi-cairo" has_gtk
+            need fonts-dejavu-core has_font
+            need xterm command -v xterm
+            ;;
+        test)
+            need xvfb command -v Xvfb
+            need xdotool command -v xdotool
+            need clang-format command -v clang-format
+            need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
+            ;;
+        *)
+            echo "system-packages.sh: '$group' is neither grc nor test" >&2
+            exit 2
+            ;;
+    esac
+done
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get > /dev/null; then
