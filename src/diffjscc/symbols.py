@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
@@ -28,7 +29,8 @@ def parse_rate(rate: str | float | Fraction) -> Fraction:
     Raises ValueError where R is not a positive, even number of real channels over 512.
     """
     try:
-        value = Fraction(rate)
+        # A float first where there is an exponent: as a fraction, 1e999999999 would have a thousand million digits.
+        value = Fraction(float(rate) if isinstance(rate, str) and "e" in rate.lower() else rate)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise ValueError(f"rate {rate!r} is not a number: write it as a fraction, such as 1/128") from None
     channels = value * _CHANNELS_PER_RATE
@@ -37,6 +39,14 @@ def parse_rate(rate: str | float | Fraction) -> Fraction:
             f"rate {rate} is not a whole number of symbols per {BLOCK}×{BLOCK} pixels: use n/{BLOCK * BLOCK}, such as 1/128"
         )
     return value
+
+
+def check_rate(codec: str, rates: Sequence[Fraction], rate: str | float | Fraction) -> Fraction:
+    """The rate as a Fraction, where it is one of the ``rates`` of the codec with this name. Raises ValueError where it is not."""
+    rate = parse_rate(rate)
+    if rate not in rates:
+        raise ValueError(f"rate {rate} is not one that codec '{codec}' has: choose from {', '.join(map(str, rates))}")
+    return rate
 
 
 def rate_channels(rate: Fraction) -> int:

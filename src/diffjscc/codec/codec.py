@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..images import pad_to_block
-from ..symbols import BLOCK, ImageHeader, Reception, Symbols, check_image_size, parse_rate, parse_snr_db, rate_channels
+from ..symbols import BLOCK, ImageHeader, Reception, Symbols, check_image_size, check_rate, parse_rate, parse_snr_db, rate_channels
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,7 @@ class Codec(nn.Module, ABC):
 
     def check_rate(self, rate: str | Fraction) -> Fraction:
         """The rate as a Fraction. Raises ValueError where this codec does not have it."""
-        rate = parse_rate(rate)
-        if rate not in self.rates:
-            raise ValueError(f"rate {rate} is not one that codec '{self.name}' has: choose from {', '.join(map(str, self.rates))}")
-        return rate
+        return check_rate(self.name, self.rates, rate)
 
     @torch.inference_mode()
     def encode(
