@@ -5,10 +5,21 @@ from __future__ import annotations
 
 import math
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-#: MS-SSIM halves an image four times and then needs more than its 11-pixel window.
-MS_SSIM_MIN_SIDE = 161
+#: Exponents of the five scales of MS-SSIM, finest first (Wang et al., 2003, section 3.2).
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+#: Side and standard deviation of the Gaussian window of SSIM, pixels.
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+
+#: Constants that keep SSIM's quotients finite: (0.01 L)² and (0.03 L)² with the range L = 1.
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+
+#: MS-SSIM halves an image four times; the coarsest scale must still hold a whole window.
+MS_SSIM_MIN_SIDE = 16 * SSIM_WINDOW
 
 
 def psnr(image: Tensor, reference: Tensor) -> float:
@@ -18,9 +29,37 @@ def psnr(image: Tensor, reference: Tensor) -> float:
 
 
 def ms_ssim(image: Tensor, reference: Tensor) -> float:
-    """Multi-scale structural similarity (Wang et al., 2003), at most 1; NaN for images under 161 pixels a side."""
+    """Multi-scale structural similarity (Wang, Simoncelli and Bovik, 2003), at most 1; NaN for images under 176 pixels a side.
+
+        image ─► contrast · structure ─► ÷2 ─► contrast · structure ─► ÷2 ─► … ─► ÷2 ─► SSIM
+                      ^0.0448                       ^0.2856                           ^0.1333
+
+    The product of the five terms; negative terms count as zero. The values are those of torchmetrics: windows lie inside the
+    image, except at the coarsest scale, where the image is continued by reflection.
+    """
     if min(image.shape[-2:]) < MS_SSIM_MIN_SIDE:
         return math.nan
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+    a, b = image[None].float(), reference[None].float()
+    product = 1.0
+    for weight in MS_SSIM_WEIGHTS[:-1]:
+        _, contrast = _ssim_terms(a, b)
+        product *= max(contrast.mean().item(), 0.0) ** weight
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    border = (SSIM_WINDOW // 2,) * 4
+    luminance, contrast = _ssim_terms(F.pad(a, border, mode="reflect"), F.pad(b, border, mode="reflect"))
+    return product * max((luminance * contrast).mean().item(), 0.0) ** MS_SSIM_WEIGHTS[-1]
 
-    return multiscale_structural_similarity_index_measure(image[None].float(), reference[None].float(), data_range=1.0).item()
+
+def _ssim_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """SSIM's luminance term, and the product of its contrast and structure terms: (1, 3, H, W) → (3, 1, H − 10, W − 10) each."""
+    # The five moments in one pass: means of a, b, a², b², a·b.
+    planes = torch.cat([plane.transpose(0, 1) for plane in (a, b, a * a, b * b, a * b)])
+    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float32, device=a.device) - SSIM_WINDOW // 2
+    window = torch.exp(-((offsets / SSIM_SIGMA) ** 2) / 2)
+    window = window / window.sum()
+    planes = F.conv2d(F.conv2d(planes, window[None, None, None]), window[None, None, :, None])
+    mean_a, mean_b, square_a, square_b, product = planes.chunk(5)
+    variance_a, variance_b = (square_a - mean_a**2).clamp(min=0), (square_b - mean_b**2).clamp(min=0)
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a**2 + mean_b**2 + SSIM_C1)
+    contrast = (2 * (product - mean_a * mean_b) + SSIM_C2) / (variance_a + variance_b + SSIM_C2)
+    return luminance, contrast
