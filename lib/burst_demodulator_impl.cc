@@ -2,10 +2,10 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 
 #include "burst_demodulator_impl.h"
-#include "chirp.h"
 #include <gnuradio/io_signature.h>
 #include <pmt/pmt.h>
 #include <algorithm>
+#include <cmath>
 
 namespace gr {
 namespace diffjscc {
@@ -14,6 +14,19 @@ namespace {
 
 // Payloads that may wait for room in the output before input is held back.
 constexpr size_t MAX_FINISHED = 2;
+
+// Samples that are no longer needed are removed once there are so many: moving the others
+// takes time.
+constexpr size_t FORGET = 4096;
+
+// A field of a dictionary, where it is a real number.
+std::optional<double> number(const pmt::pmt_t& dict, const char* key)
+{
+    const auto value = pmt::dict_ref(dict, pmt::intern(key), pmt::PMT_NIL);
+    if (!pmt::is_real(value) && !pmt::is_integer(value))
+        return std::nullopt;
+    return pmt::to_double(value);
+}
 
 } // namespace
 
@@ -25,7 +38,8 @@ burst_demodulator::sptr burst_demodulator::make(int fft_len, int cp_len)
 burst_demodulator_impl::burst_demodulator_impl(int fft_len, int cp_len)
     : gr::block("burst_demodulator",
                 gr::io_signature::make(1, 1, sizeof(gr_complex)),
-                gr::io_signature::make3(2, 3, sizeof(gr_complex), sizeof(float), sizeof(gr_complex))),
+                gr::io_signature::make3(
+                    2, 3, sizeof(gr_complex), sizeof(float), sizeof(gr_complex))),
       d_receiver(fft_len, cp_len)
 {
     set_tag_propagation_policy(TPP_DONT);
@@ -46,28 +60,66 @@ void burst_demodulator_impl::forecast(int, gr_vector_int& ninput_items_required)
     ninput_items_required[0] = d_busy ? 0 : 1;
 }
 
+// Nothing for a tag that is not burst_detector's: other blocks may use the same name.
+std::optional<burst_demodulator_impl::detection>
+burst_demodulator_impl::parse(const tag_t& tag)
+{
+    if (!pmt::is_dict(tag.value))
+        return std::nullopt;
+    const auto cfo = number(tag.value, "cfo");
+    if (!cfo || !(std::abs(*cfo) <= 0.5))
+        return std::nullopt;
+    return detection{ tag.offset, *cfo, number(tag.value, "metric").value_or(0) };
+}
+
 void burst_demodulator_impl::take(const gr_complex* in, int count)
 {
     std::vector<tag_t> tags;
     get_tags_in_window(tags, 0, 0, count, pmt::intern("burst"));
     std::sort(tags.begin(), tags.end(), tag_t::offset_compare);
     for (const auto& tag : tags)
-        if (pmt::is_dict(tag.value))
-            d_detections.push_back(
-                { tag.offset, pmt::to_double(pmt::dict_ref(tag.value, pmt::intern("cfo"), pmt::from_double(0))) });
+        if (const auto found = parse(tag))
+            d_detections.push_back(*found);
     d_samples.insert(d_samples.end(), in, in + count);
     consume(0, count);
 }
 
-// False while samples are missing.
+// Reads a detection's header, once; false while samples are missing.
 bool burst_demodulator_impl::read_header(detection& found)
 {
     if (!found.read) {
         if (end() < found.sample + d_receiver.header_span())
             return false;
-        found.header = d_receiver.read_header(at(found.sample), found.cfo);
+        found.start = d_receiver.read_header(at(found.sample), found.cfo);
         found.read = true;
-        (found.header ? d_received : d_rejected)++;
+    }
+    return true;
+}
+
+// How many samples belong to the first burst: another that begins inside it cuts it
+// short, where that one's header can be read. False while samples are missing.
+bool burst_demodulator_impl::find_end(uint64_t& usable)
+{
+    detection& burst = d_detections.front();
+    usable = d_receiver.burst_span(burst.start->header.length);
+    for (size_t i = 1; i < d_detections.size(); i++) {
+        detection& next = d_detections[i];
+        const uint64_t distance = next.sample - burst.sample;
+        if (distance >= usable)
+            break;
+        if (!read_header(next))
+            return false;
+        if (!next.start || next.duplicate)
+            continue;
+        // The same header within a header: an echo beyond the prefix, found on its own.
+        if (distance < uint64_t(d_receiver.header_span()) &&
+            next.start->header == burst.start->header) {
+            const bool weaker = next.metric <= burst.metric;
+            (weaker ? next : burst).duplicate = true;
+            if (weaker)
+                continue;
+        }
+        usable = distance;
     }
     return true;
 }
@@ -78,26 +130,24 @@ bool burst_demodulator_impl::look()
     if (d_detections.empty() || !read_header(d_detections.front()))
         return false;
     detection& burst = d_detections.front();
-    if (burst.header) {
-        const uint64_t span = d_receiver.burst_span(burst.header->length);
-        // Another burst inside cuts this one short; samples past its header tell.
-        uint64_t usable = span;
-        for (size_t i = 1; i < d_detections.size() && usable == span; i++) {
-            if (d_detections[i].sample >= burst.sample + span)
-                break;
-            if (!read_header(d_detections[i]))
-                return false;
-            if (d_detections[i].header)
-                usable = d_detections[i].sample - burst.sample;
-        }
-        if (end() < burst.sample + usable)
+    if (burst.start && !burst.duplicate) {
+        uint64_t usable;
+        if (!find_end(usable))
             return false;
-        if (d_receiver.header_span() <= int(usable)) {
-            // The receiver must hold this burst's header again: another may have been read in between.
-            d_receiver.read_header(at(burst.sample), burst.cfo);
-            d_finished.push_back(
-                { *burst.header, d_receiver.read_payload(at(burst.sample), *burst.header, int(usable)) });
+        if (!burst.duplicate) {
+            if (end() < burst.sample + usable)
+                return false;
+            if (d_receiver.header_span() <= int(usable))
+                d_finished.push_back({ burst.start->header,
+                                       d_receiver.read_payload(at(burst.sample),
+                                                               *burst.start,
+                                                               int(usable)) });
         }
+    }
+    if (!burst.duplicate) {
+        const bool readable = burst.start.has_value();
+        (readable ? d_received : d_rejected)++;
+        d_report.add(burst.metric, readable);
     }
     d_detections.pop_front();
     return true;
@@ -108,15 +158,32 @@ void burst_demodulator_impl::forget()
 {
     const uint64_t needed = d_detections.empty() ? end() : d_detections.front().sample;
     const size_t done = needed - burst_receiver::MARGIN - d_first;
-    // Moving the rest costs as much as it holds: not for a few samples.
-    if (done > 4096 || (done > 0 && d_detections.empty())) {
+    if (done > FORGET || (done > 0 && d_detections.empty())) {
         d_samples.erase(d_samples.begin(), d_samples.begin() + done);
         d_first += done;
     }
 }
 
-void burst_demodulator_impl::send(
-    gr_complex* symbols, float* noise_var, int room, gr_complex* channel, int channel_room)
+void burst_demodulator_impl::report()
+{
+    if (!d_report.pending())
+        return;
+    const std::string preambles = d_report.due(rejection_report::clock::now());
+    if (!preambles.empty())
+        d_logger->warn(
+            "no readable header behind {:s}: the transmitter has another preset "
+            "(this receiver: fft_len {:d}, cp_len {:d}) or a sample rate more than "
+            "100 ppm off; or noise, interference or echoes are too strong",
+            preambles,
+            d_receiver.parameters().fft_len,
+            d_receiver.parameters().cp_len);
+}
+
+void burst_demodulator_impl::send(gr_complex* symbols,
+                                  float* noise_var,
+                                  int room,
+                                  gr_complex* channel,
+                                  int channel_room)
 {
     int sent = 0, channels = 0;
     while (!d_finished.empty() && sent < room) {
@@ -136,13 +203,18 @@ void burst_demodulator_impl::send(
                 add_item_tag(0, offset, pmt::intern(key), value, alias_pmt());
             const int fft_len = payload.channel.size();
             if (channels + fft_len <= channel_room) {
-                add_item_tag(2, nitems_written(2) + channels, pmt::intern("packet_len"), pmt::from_long(fft_len));
-                std::copy(payload.channel.begin(), payload.channel.end(), channel + channels);
+                add_item_tag(2,
+                             nitems_written(2) + channels,
+                             pmt::intern("packet_len"),
+                             pmt::from_long(fft_len));
+                std::copy(
+                    payload.channel.begin(), payload.channel.end(), channel + channels);
                 channels += fft_len;
             }
             burst.tagged = true;
         }
-        const int count = std::min<size_t>(room - sent, payload.symbols.size() - burst.sent);
+        const int count =
+            std::min<size_t>(room - sent, payload.symbols.size() - burst.sent);
         std::copy_n(payload.symbols.begin() + burst.sent, count, symbols + sent);
         std::copy_n(payload.noise_var.begin() + burst.sent, count, noise_var + sent);
         burst.sent += count;
@@ -165,10 +237,10 @@ int burst_demodulator_impl::general_work(int noutput_items,
         take(static_cast<const gr_complex*>(input_items[0]), ninput_items[0]);
     while (d_finished.size() < MAX_FINISHED && look())
         ;
-    // Where the limit and not a lack of samples ended that, there is work to do without more input: at a stream's end
-    // there is none.
+    // Payloads that wait need no more input, and at a stream's end there is none.
     d_busy = !d_finished.empty();
     forget();
+    report();
     const bool channels = output_items.size() > 2;
     send(static_cast<gr_complex*>(output_items[0]),
          static_cast<float*>(output_items[1]),

@@ -5,6 +5,7 @@
 #define INCLUDED_DIFFJSCC_BURST_DEMODULATOR_IMPL_H
 
 #include "burst_receiver.h"
+#include "rejection_report.h"
 #include <gnuradio/diffjscc/burst_demodulator.h>
 #include <atomic>
 #include <deque>
@@ -28,14 +29,17 @@ public:
                      gr_vector_void_star& output_items) override;
 
 private:
-    //! A tagged sample, and what is there once it has been looked at.
+    //! A tagged sample, and what was found there.
     struct detection {
         uint64_t sample;
         double cfo;
+        double metric;
         bool read = false;
-        std::optional<burst_header> header;
+        std::optional<burst_start> start = {}; // nothing where no header can be read
+        bool duplicate = false; // another detection of the same burst is better
     };
 
+    //! A payload on its way to the outputs.
     struct finished {
         burst_header header;
         burst_payload payload;
@@ -43,17 +47,28 @@ private:
         bool tagged = false;
     };
 
+    static std::optional<detection> parse(const tag_t& tag);
     void take(const gr_complex* in, int count);
-    bool look();
     bool read_header(detection& found);
+    bool find_end(uint64_t& usable);
+    bool look();
     void forget();
-    const gr_complex* at(uint64_t sample) const { return d_samples.data() + (sample - d_first); }
+    void report();
+    const gr_complex* at(uint64_t sample) const
+    {
+        return d_samples.data() + (sample - d_first);
+    }
     uint64_t end() const { return d_first + d_samples.size(); }
-    void send(gr_complex* symbols, float* noise_var, int room, gr_complex* channel, int channel_room);
+    void send(gr_complex* symbols,
+              float* noise_var,
+              int room,
+              gr_complex* channel,
+              int channel_room);
 
     burst_receiver d_receiver;
     std::atomic<uint64_t> d_received{ 0 }, d_rejected{ 0 };
-    std::vector<gr_complex> d_samples; // not yet done with
+    rejection_report d_report;
+    std::vector<gr_complex> d_samples; // those that are still needed
     uint64_t d_first = 0;              // absolute index of the first of them
     std::deque<detection> d_detections;
     std::deque<finished> d_finished;

@@ -18,43 +18,73 @@ namespace {
 
 constexpr int FFT_LEN = 2048;
 
-// Places without a better one behind a candidate that settle it.
+// A candidate is a burst if no better one follows within so many samples.
 constexpr int SETTLED = 48;
 
-// Samples handled at once, and how far examined places run ahead of the samples that leave: a burst's tag goes on a
-// sample up to SETTLED + reach places back.
+// Samples handled in one step. Positions are examined AHEAD of the samples that leave,
+// since a burst's tag goes on a sample up to SETTLED + reach before the position where it
+// settles.
 constexpr int STEP = 1664;
 constexpr int AHEAD = 80;
 
-// Echoes of a peak are looked for so many places before and behind it: as far as the demodulator can use them.
+// Echoes of a peak are looked for so far before and behind it, samples: as far as the
+// demodulator can use them.
 constexpr int ECHOES_BEFORE = 8, ECHOES_BEHIND = 16;
 
-// Places fainter than this share of the loudest hold noise rather than echoes.
+// Where the filter's power is below this share of the peak's, it is taken for noise.
 constexpr float FAINTEST_ECHO = 0.125f;
 
-// Up-chirps fainter than this, in lambda, are not looked at: 7 in 1000 places of noise are.
+// Positions where the up-chirp's lambda is lower are not examined. In noise 7 of 1000 are
+// higher.
 constexpr double FIRST_LOOK = 5.0;
 
-int reach_of(double max_offset) { return static_cast<int>(std::ceil(2 * max_offset / SWEEP_RATE)) + 1; }
+// Limit of rho, whose logarithm is taken.
+constexpr float LARGEST_RHO = 0.999999f;
 
-double threshold_for(double rate, int places)
+double checked_rate(double false_alarm_rate)
 {
-    // P(lambda_u + lambda_d > T) = (1 + T) exp(-T) for one place, by the union bound over all of them.
+    if (!(false_alarm_rate > 0 && false_alarm_rate < 1))
+        throw std::invalid_argument(
+            "false_alarm_rate must be above 0 and below 1, such as 1e-9");
+    return false_alarm_rate;
+}
+
+double checked_offset(double max_offset)
+{
+    if (!(max_offset > 0 && max_offset <= 0.1))
+        throw std::invalid_argument(
+            "max_offset must be above 0 and at most 0.1 cycles/sample");
+    return max_offset;
+}
+
+int reach_of(double max_offset)
+{
+    return static_cast<int>(std::ceil(2 * max_offset / SWEEP_RATE)) + 1;
+}
+
+// The threshold T for a false-alarm rate, by bisection: P(lambda_u + lambda_d > T) is (1
+// + T) exp(-T) for one position of the down-chirp, and the union bound adds all of them.
+double threshold_for(double rate, int positions)
+{
     double low = 1, high = 200;
     for (int i = 0; i < 100; i++) {
         const double middle = (low + high) / 2;
-        (places * (1 + middle) * std::exp(-middle) > rate ? low : high) = middle;
+        (positions * (1 + middle) * std::exp(-middle) > rate ? low : high) = middle;
     }
     return high;
 }
 
-double lambda(float rho) { return -(CHIRP_LEN - 1) * std::log1p(-std::min(rho, 0.999999f)); }
+double lambda(float rho)
+{
+    return -(CHIRP_LEN - 1) * std::log1p(-std::min(rho, LARGEST_RHO));
+}
 
-// Where between its neighbours a peak lies, -0.5 to 0.5.
+// Where a peak lies between samples, by the parabola through three of them: -0.5 to 0.5.
 double parabola(float before, float peak, float after)
 {
     const double curvature = before - 2.0 * peak + after;
-    return curvature < 0 ? std::clamp(0.5 * (before - after) / curvature, -0.5, 0.5) : 0.0;
+    return curvature < 0 ? std::clamp(0.5 * (before - after) / curvature, -0.5, 0.5)
+                         : 0.0;
 }
 
 } // namespace
@@ -68,9 +98,9 @@ burst_detector_impl::burst_detector_impl(double false_alarm_rate, double max_off
     : gr::sync_block("burst_detector",
                      gr::io_signature::make(1, 1, sizeof(gr_complex)),
                      gr::io_signature::make(1, 1, sizeof(gr_complex))),
+      d_max_offset(checked_offset(max_offset)),
       d_reach(reach_of(max_offset)),
-      d_threshold(threshold_for(false_alarm_rate, 2 * d_reach + 1)),
-      d_max_offset(max_offset),
+      d_threshold(threshold_for(checked_rate(false_alarm_rate), 2 * d_reach + 1)),
       d_forward(FFT_LEN),
       d_backward(FFT_LEN),
       d_window(FFT_LEN),
@@ -82,11 +112,8 @@ burst_detector_impl::burst_detector_impl(double false_alarm_rate, double max_off
       d_up_power(FFT_LEN),
       d_down_power(FFT_LEN)
 {
-    if (!(false_alarm_rate > 0 && false_alarm_rate < 1))
-        throw std::invalid_argument("false_alarm_rate must be above 0 and below 1, such as 1e-9");
-    if (!(max_offset > 0 && max_offset <= 0.1))
-        throw std::invalid_argument("max_offset must be above 0 and at most 0.1 cycles/sample");
-    for (auto [spectrum, down] : { std::pair(&d_up_spectrum, false), std::pair(&d_down_spectrum, true) }) {
+    for (auto [spectrum, down] :
+         { std::pair(&d_up_spectrum, false), std::pair(&d_down_spectrum, true) }) {
         std::fill_n(d_forward.get_inbuf(), FFT_LEN, gr_complex(0));
         for (int n = 0; n < CHIRP_LEN; n++) {
             const gr_complex value(chirp(n));
@@ -120,8 +147,9 @@ void burst_detector_impl::correlate(const gr_complex* in)
             }
         }
     }
-    // Where the stream is silent, the FFT's rounding errors would be all there is.
-    const float silence = 1e-9f * std::accumulate(d_up_power.begin(), d_up_power.end(), 1e-20f);
+    // A floor for the energy: in silence the filters' outputs are rounding errors only.
+    const float silence =
+        1e-9f * std::accumulate(d_up_power.begin(), d_up_power.end(), 1e-20f);
     sum = 0;
     for (int n = 0; n < CHIRP_LEN; n++)
         sum += d_up_power[n];
@@ -137,7 +165,10 @@ void burst_detector_impl::correlate(const gr_complex* in)
         auto* power = down ? &d_down_power : &d_up_power;
         auto* output = down ? &d_down : &d_up;
         volk_32fc_x2_multiply_conjugate_32fc(
-            d_backward.get_inbuf(), d_forward.get_outbuf(), (down ? d_down_spectrum : d_up_spectrum).data(), FFT_LEN);
+            d_backward.get_inbuf(),
+            d_forward.get_outbuf(),
+            (down ? d_down_spectrum : d_up_spectrum).data(),
+            FFT_LEN);
         d_backward.execute();
         std::copy_n(d_backward.get_outbuf(), FFT_LEN, output->begin());
         volk_32fc_magnitude_squared_32f(power->data(), output->data(), FFT_LEN);
@@ -146,36 +177,41 @@ void burst_detector_impl::correlate(const gr_complex* in)
     }
 }
 
-void burst_detector_impl::examine(int place)
+void burst_detector_impl::examine(int position)
 {
-    const auto first = d_down_power.begin() + place + CHIRP_LEN - d_reach;
+    const auto first = d_down_power.begin() + position + CHIRP_LEN - d_reach;
     const float loudest = *std::max_element(first, first + 2 * d_reach + 1);
-    const double metric = lambda(d_up_power[place]) + lambda(loudest);
+    const double metric = lambda(d_up_power[position]) + lambda(loudest);
     if (metric < d_threshold || (d_pending && metric <= d_best.metric))
         return;
-    d_best = { place, metric };
+    d_best = { position, metric };
     d_pending = true;
 }
 
 void burst_detector_impl::emit(const candidate& found)
 {
-    // Each path's two peaks lie equally far apart, and between them its phase turns equally; so the products of the
-    // filters' outputs at the right distance add up in phase over all echoes, and at no other.
+    // The two peaks of every path have the same distance and the same phase between them.
+    // At this distance the products of the filters' outputs add up in phase over all
+    // echoes.
     const auto products = [&](int distance) {
         gr_complexd sum = 0;
-        for (int at = found.place - ECHOES_BEFORE; at <= found.place + ECHOES_BEHIND; at++)
-            if (d_up_power[at] > FAINTEST_ECHO * d_up_power[found.place])
+        for (int at = found.position - ECHOES_BEFORE;
+             at <= found.position + ECHOES_BEHIND;
+             at++)
+            if (d_up_power[at] > FAINTEST_ECHO * d_up_power[found.position])
                 sum += gr_complexd(d_down[at + distance] * std::conj(d_up[at]));
         return sum;
     };
     std::vector<double> sizes;
-    for (int distance = CHIRP_LEN - d_reach - 1; distance <= CHIRP_LEN + d_reach + 1; distance++)
+    for (int distance = CHIRP_LEN - d_reach - 1; distance <= CHIRP_LEN + d_reach + 1;
+         distance++)
         sizes.push_back(std::abs(products(distance)));
     const int peak = std::max_element(sizes.begin() + 1, sizes.end() - 1) - sizes.begin();
     const int distance = CHIRP_LEN - d_reach - 1 + peak;
-    const double apart = distance + parabola(sizes[peak - 1], sizes[peak], sizes[peak + 1]);
+    const double apart =
+        distance + parabola(sizes[peak - 1], sizes[peak], sizes[peak + 1]);
     double offset = SWEEP_RATE * (apart - CHIRP_LEN) / 2;
-    // By that phase, 2 pi f (M + f/mu), once more.
+    // Finer, from the phase 2 pi f (M + f/mu) of the sum.
     const double turn = 2 * M_PI * offset * (CHIRP_LEN + offset / SWEEP_RATE);
     const double left = std::arg(products(distance) * std::polar(1.0, -turn));
     offset += left / (2 * M_PI * (CHIRP_LEN + 2 * offset / SWEEP_RATE));
@@ -183,14 +219,20 @@ void burst_detector_impl::emit(const candidate& found)
         return;
 
     // The strongest path, by both filters.
-    const auto power = [&](int at) { return d_up_power[at] + d_down_power[at + distance]; };
-    int strongest = found.place;
-    for (int at = found.place - ECHOES_BEFORE; at <= found.place + ECHOES_BEHIND; at++)
+    const auto power = [&](int at) {
+        return d_up_power[at] + d_down_power[at + distance];
+    };
+    int strongest = found.position;
+    for (int at = found.position - ECHOES_BEFORE; at <= found.position + ECHOES_BEHIND;
+         at++)
         if (power(at) > power(strongest))
             strongest = at;
-    const double up = strongest + parabola(power(strongest - 1), power(strongest), power(strongest + 1));
+    const double up =
+        strongest +
+        parabola(power(strongest - 1), power(strongest), power(strongest + 1));
     const double time = up + offset / SWEEP_RATE;
-    // Never negative: AHEAD is more than what a candidate waits and its chirps may lie apart.
+    // Never negative: a candidate waits, and its time lies before its peak, by less than
+    // AHEAD in all.
     const int sample = static_cast<int>(std::floor(time));
 
     auto value = pmt::make_dict();
@@ -209,17 +251,17 @@ int burst_detector_impl::work(int noutput_items,
     const auto out = static_cast<gr_complex*>(output_items[0]);
 
     const double first_look = -std::expm1(-FIRST_LOOK / (CHIRP_LEN - 1));
-    // One step a call: tags of a step may only be added to samples that this call writes.
+    // One step in each call: tags may only be added to samples that this call writes.
     correlate(in);
-    for (int place = AHEAD; place < AHEAD + STEP; place++) {
-        if (d_up_power[place] > first_look)
-            examine(place);
-        if (d_pending && place >= d_best.place + SETTLED) {
+    for (int position = AHEAD; position < AHEAD + STEP; position++) {
+        if (d_up_power[position] > first_look)
+            examine(position);
+        if (d_pending && position >= d_best.position + SETTLED) {
             emit(d_best);
             d_pending = false;
         }
     }
-    d_best.place -= STEP;
+    d_best.position -= STEP;
     std::copy_n(d_window.begin(), STEP, out);
     return STEP;
 }

@@ -26,26 +26,27 @@ public:
              gr_vector_void_star& output_items) override;
 
 private:
-    //! A place where both filters are loud.
+    //! A position where both filters have a peak.
     struct candidate {
-        int place; // index of the up-chirp's peak, counted from the window of this call
+        int position; // index of the up-chirp's peak in the window of this call
         double metric;
     };
 
     void correlate(const gr_complex* in);
-    void examine(int place);
+    void examine(int position);
     void emit(const candidate& found);
 
-    const int d_reach; // places that the down-chirp's peak may lie off the middle
-    const double d_threshold;
     const double d_max_offset;
+    // How far carrier offsets move the down-chirp's peak from its middle position, samples.
+    const int d_reach;
+    const double d_threshold;
     std::atomic<uint64_t> d_detected{ 0 };
 
     fft::fft_complex_fwd d_forward;
     fft::fft_complex_rev d_backward;
     volk::vector<gr_complex> d_window, d_up_spectrum, d_down_spectrum;
-    volk::vector<float> d_energy;               // of each filter's window
-    volk::vector<gr_complex> d_up, d_down;        // filter outputs c, to a common scale
+    volk::vector<float> d_energy;                 // in each filter's window
+    volk::vector<gr_complex> d_up, d_down;        // filter outputs c, of one scale
     volk::vector<float> d_up_power, d_down_power; // |c|^2 / (M energy), rho
     bool d_pending = false;
     candidate d_best{};

@@ -4,19 +4,18 @@
 #ifndef INCLUDED_DIFFJSCC_CHIRP_H
 #define INCLUDED_DIFFJSCC_CHIRP_H
 
+#include "air_interface.h"
 #include <gnuradio/gr_complex.h>
 #include <cmath>
 
 namespace gr {
 namespace diffjscc {
 
-//! Samples of one chirp, and the bandwidth that it sweeps in cycles/sample (docs/air-interface.md, section 3).
-constexpr int CHIRP_LEN = 128;
-constexpr double BANDWIDTH = 13.0 / 16.0;
+//! How fast the chirps sweep, cycles/sample².
 constexpr double SWEEP_RATE = BANDWIDTH / CHIRP_LEN;
-constexpr int PREAMBLE_LEN = 2 * CHIRP_LEN;
 
-//! The up-chirp at a time in samples since its start; its conjugate is the down-chirp.
+//! The up-chirp ``time`` samples after its start (docs/air-interface.md, section 4). Its
+//! conjugate is the down-chirp.
 inline gr_complexd chirp(double time)
 {
     const double centred = time - (CHIRP_LEN - 1) / 2.0;

@@ -4,30 +4,49 @@
 #ifndef INCLUDED_DIFFJSCC_HEADER_CODE_H
 #define INCLUDED_DIFFJSCC_HEADER_CODE_H
 
+#include "air_interface.h"
 #include <gnuradio/gr_complex.h>
-#include <array>
-#include <cstdint>
 #include <optional>
 #include <vector>
 
 namespace gr {
 namespace diffjscc {
 
-constexpr int IMAGE_BYTES = 11;
+//! CRC-24 of RFC 4880, section 6.1.
+uint32_t crc24(const uint8_t* data, int count);
 
+//! The header's bits, highest first.
+using header_bytes = std::array<uint8_t, HEADER_BITS / 8>;
+
+//! The header's fields. The image's part is left to Python (src/diffjscc/air/header.py).
 struct burst_header {
-    int length; //!< payload symbols, 1 … 8191
-    std::array<uint8_t, IMAGE_BYTES> image;
+    int length; //!< payload symbols, 1 … MAX_PAYLOAD
+    std::array<uint8_t, IMAGE_BITS / 8> image;
+
+    bool operator==(const burst_header& other) const
+    {
+        return length == other.length && image == other.image;
+    }
+
+    //! With version and checksum.
+    header_bytes pack() const;
+
+    //! Nothing where the checksum or the version is wrong, or the length is 0.
+    static std::optional<burst_header> unpack(const header_bytes& bytes);
 };
 
 /*!
- * The header's code (docs/air-interface.md, section 5): 128 bits with a CRC-24, a tail-biting convolutional code of rate
- * 1/3 and constraint length 7, four copies in QPSK. At 0.17 bits a resource element it is meant for -5 dB, where a
- * channel symbol carries 0.4.
+ * The header's code (docs/air-interface.md, section 5): 128 bits with a CRC-24, a
+ * tail-biting convolutional code of rate 1/3 and constraint length 7, four copies in
+ * QPSK. It carries 0.17 bits a resource element, and is meant for -5 dB, where the
+ * capacity is 0.4 bits.
  *
- * Tail-biting is decoded by one Viterbi pass over the block with WRAP bits of its other end at either side: six
- * constraint lengths, after which the state that it began in no longer matters. (gr-fec's decoder knows this constraint
- * length at rate 1/2 only, and gr-trellis keeps its algorithms to its blocks.)
+ * Decoding. The copies are added, which weighs each by its reliability if the input is
+ * y·conj(h). A tail-biting code has no known first state. One Viterbi pass over the
+ * block, extended at either end by WRAP bits of its other end, makes up for that: after
+ * about six constraint lengths the surviving paths have merged, and the state that the
+ * pass started from no longer matters. (gr-fec's decoder has this constraint length at
+ * rate 1/2 only, and gr-trellis offers its algorithms as blocks only.)
  */
 class header_code
 {
@@ -35,17 +54,17 @@ public:
     header_code();
 
     /*!
-     * \param elements  HEADER_ELEMENTS matched-filter outputs y·conj(h), which weigh each copy by its reliability
-     * \returns the header, or nothing where the checksum, the version or the length is wrong
+     * \param elements  HEADER_ELEMENTS matched-filter outputs y·conj(h), at any level
+     * \returns the likeliest bits, whether their checksum is right or not
      */
-    std::optional<burst_header> decode(const std::vector<gr_complex>& elements) const;
+    header_bytes decode(const std::vector<gr_complex>& elements) const;
 
-    //! The HEADER_ELEMENTS symbols that were sent.
-    std::vector<gr_complex> encode(const burst_header& header) const;
+    //! The HEADER_ELEMENTS unit symbols that are sent for these bits.
+    std::vector<gr_complex> encode(const header_bytes& bytes) const;
 
 private:
-    std::vector<gr_complex> d_scramble;
-    std::vector<int> d_order;
+    const std::vector<gr_complex> d_scramble;
+    const std::vector<int> d_order;
 };
 
 } // namespace diffjscc

@@ -17,16 +17,22 @@ namespace diffjscc {
  * Input: samples, complex, with tags "burst".
  * Output 0: payload symbols, complex, unit mean power and gain 1, plus noise.
  * Output 1: variance of that noise for each complex symbol, float; +inf marks an erasure.
- * Output 2, optional: the channel in each burst's middle: fft_len complex a burst, lowest frequency first, the first of
- * them with the tag "packet_len".
+ * Output 2, optional: the channel in each burst's middle: fft_len complex values for a
+ * burst, lowest frequency first, the first of them with the tag "packet_len". It is
+ * discarded where the output has no room for it.
  *
- * A payload's first symbol carries the tags "packet_len", "burst_header" (the 11 bytes of the header that describe
- * the image, u8vector), "snr_db" (in the occupied bandwidth), "cfo" (cycles/sample) and "clock_offset" (the
- * transmitter's sampling period over the receiver's, less 1).
+ * A payload's first symbol carries the tags "packet_len", "burst_header" (the 11 bytes of
+ * the header that describe the image, u8vector), "snr_db" (in the occupied bandwidth),
+ * "cfo" (cycles/sample) and "clock_offset" (the transmitter's sampling period over the
+ * receiver's, less 1).
  *
- * A tag whose header cannot be decoded is passed over; so is a burst of which less than the header was received. Where
- * another burst with a valid header begins inside a burst, the rest of the first becomes erasures. Estimates of output
- * 2 for which there is no room are thrown away.
+ * Where another burst with a readable header begins inside a burst, the rest of the first
+ * becomes erasures; the first is dropped if not even its header was complete. Two
+ * detections of one burst, as long echoes cause, give it once. A tag gives nothing if no
+ * header can be read behind it. Such tags are counted, and at most every 10 s the number
+ * of those with a "metric" too high for a false alarm is logged as a warning. Tags
+ * "burst" that hold no dictionary with a number "cfo" are ignored, so are samples that
+ * are not finite.
  */
 class DIFFJSCC_API burst_demodulator : virtual public gr::block
 {
@@ -42,7 +48,7 @@ public:
     //! Bursts whose header was decoded since the block was made.
     virtual uint64_t received() const = 0;
 
-    //! Tagged places where no header could be decoded.
+    //! Tagged samples behind which no header could be decoded.
     virtual uint64_t rejected() const = 0;
 };
 

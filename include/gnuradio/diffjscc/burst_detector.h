@@ -14,28 +14,35 @@ namespace diffjscc {
  * \brief Tags the samples where bursts begin, with their time and carrier offset.
  * \ingroup diffjscc
  *
- * The preamble is a linear chirp up over the bandwidth B = 13/16 cycles/sample in M = 128 samples, then the same
- * chirp down. A carrier offset f only moves the peak of a chirp's matched filter: with the sweep rate mu = B/M,
+ * The preamble is a linear chirp up over the bandwidth B = 13/16 cycles/sample in M = 128
+ * samples, then the same chirp down. A carrier offset f only moves the peak of a chirp's
+ * matched filter: with the sweep rate mu = B/M, and the preamble beginning at t,
  *
  *     up-chirp:   m_u = t - f/mu            t   = (m_u + m_d - M) / 2
  *     down-chirp: m_d = t + M + f/mu   so   f   = mu (m_d - m_u - M) / 2
  *
- * and two filters find time and offset at once, without a bank of frequencies. Both are one FFT apart. With
- * rho = |c|^2 / (M sum |x|^2) over a filter's window, noise alone gives P(rho > r) = (1 - r)^(M-1), whatever its
- * level, so that lambda = -(M-1) ln(1 - rho) is exponential with mean 1. A burst is where lambda_u + lambda_d > T,
- * lambda_d being the best of the W places that |f| <= max_offset allows: its false-alarm rate is at most
- * W (1 + T) exp(-T) a sample, from which T comes. At SNR s a sample the sum is about 2 M s/(1+s), 53 at s = -6 dB
- * against T = 27 for one false alarm in 10^8 samples.
+ * and two filters find time and offset at once, without a bank of frequencies. Both
+ * filters run by FFT.
  *
- * Echoes make several peaks, and the loudest up-chirp may be another path's than the loudest down-chirp. But for every
- * path c_d conj(c_u) has the same phase 2 pi f (M + f/mu): the distance m_d - m_u is where the sum of these products over
- * the paths is largest, and the phase of that sum then gives f to about sqrt(1/(M s)) / (2 pi M) cycles/sample. Time is
- * that of the strongest path. Holds for noise that is white over the sample rate (noise narrower than that raises the
+ * With rho = |c|^2 / (M sum |x|^2) over a filter's window, noise alone gives P(rho > r) =
+ * (1 - r)^(M-1), whatever its level, so that lambda = -(M-1) ln(1 - rho) is exponential
+ * with mean 1. A burst is where lambda_u + lambda_d > T, lambda_d being the largest of
+ * the W positions that |f| <= max_offset allows: the false-alarm rate is at most W (1 +
+ * T) exp(-T) a sample, and T follows from the rate. At an SNR of s in a sample the sum is
+ * about 2 M s/(1+s): 51 at s = -6 dB, against T = 28 for the default parameters.
+ *
+ * Echoes make several peaks, and the highest up-chirp may be another path's than the
+ * highest down-chirp. But c_d conj(c_u) has the same phase 2 pi f (M + f/mu) for every
+ * path. So the distance m_d - m_u is the one at which the sum of these products over the
+ * paths is largest, and the phase of that sum then gives f to about sqrt(1/(M s)) / (2 pi
+ * M) cycles/sample. The time is that of the strongest path.
+ *
+ * Holds for noise that is white over the sample rate (noise that is narrower raises the
  * false-alarm rate), for |f| <= max_offset, and for echoes up to 16 samples behind.
  *
- * Output: the input, later. A burst's first sample carries the tag "burst": {"cfo": cycles/sample, "timing": where
- * the preamble begins after this sample, 0 to 1 samples, "metric": lambda_u + lambda_d}. Samples that are not
- * finite become 0.
+ * Output: the input, later. A burst's first sample carries the tag "burst": {"cfo":
+ * cycles/sample, "timing": where the preamble begins after this sample, 0 to 1 samples,
+ * "metric": lambda_u + lambda_d}. Samples that are not finite become 0.
  */
 class DIFFJSCC_API burst_detector : virtual public gr::sync_block
 {

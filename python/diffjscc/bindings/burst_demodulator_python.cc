@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_demodulator.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(e6082d1722533966e93dc77def2de312)                     */
+/* BINDTOOL_HEADER_FILE_HASH(5ce2a6b6fdab0234cc51b51918a5e23c)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>

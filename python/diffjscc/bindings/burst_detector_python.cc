@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_detector.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(a32bd2e8b292100f5113517890415530)                     */
+/* BINDTOOL_HEADER_FILE_HASH(4dfcd7de35563838b96b1e5072ce53be)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>

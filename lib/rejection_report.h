@@ -1,0 +1,64 @@
+/* -*- c++ -*- */
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+
+#ifndef INCLUDED_DIFFJSCC_REJECTION_REPORT_H
+#define INCLUDED_DIFFJSCC_REJECTION_REPORT_H
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace gr {
+namespace diffjscc {
+
+/*!
+ * Decides when users are told of preambles behind which no header could be read.
+ *
+ * Some of them are the detector's false alarms, which are expected. The detector's metric
+ * tells them from real preambles: in white noise it exceeds m at most W (1 + m) e^-m
+ * times a sample (see burst_detector), with W = 67 positions for carrier offsets up to
+ * 0.1. Above CREDIBLE = 40 that is 1.2e-14, once in 100 days at 10 Msps, whatever
+ * false-alarm rate the detector was given. A preamble reaches 40 at an SNR of -7 dB,
+ * where few headers can be read. So only these are reported, and at most once in PERIOD.
+ */
+class rejection_report
+{
+public:
+    using clock = std::chrono::steady_clock;
+
+    static constexpr double CREDIBLE = 40;
+    static constexpr std::chrono::seconds PERIOD{ 10 };
+
+    //! A preamble of this metric has been looked at.
+    void add(double metric, bool readable)
+    {
+        if (metric >= CREDIBLE)
+            (readable ? d_readable : d_unreadable)++;
+    }
+
+    //! What to tell at this time, such as "2 of 3 preambles"; empty for nothing.
+    std::string due(clock::time_point now)
+    {
+        if (d_unreadable == 0 || (d_told && now - d_last < PERIOD))
+            return {};
+        const auto text = std::to_string(d_unreadable) + " of " +
+                          std::to_string(d_unreadable + d_readable) + " preambles";
+        d_told = true;
+        d_last = now;
+        d_unreadable = d_readable = 0;
+        return text;
+    }
+
+    //! Whether a call of `due` may have anything to tell.
+    bool pending() const { return d_unreadable > 0; }
+
+private:
+    uint64_t d_unreadable = 0, d_readable = 0;
+    bool d_told = false;
+    clock::time_point d_last;
+};
+
+} // namespace diffjscc
+} // namespace gr
+
+#endif /* INCLUDED_DIFFJSCC_REJECTION_REPORT_H */
