@@ -59,4 +59,17 @@ def test_a_reception_has_a_variance_for_every_symbol():
         Reception(np.zeros(5, np.complex64), np.zeros(4, np.float32), 1.0)
     with pytest.raises(ValueError, match="not an SNR"):
         Reception(np.zeros(5, np.complex64), np.zeros(5, np.float32), math.nan)
-    assert Reception.with_equal_noise(np.zeros(5), 10.0).noise_var == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("snr_db, variance", [(10.0, 0.1), (0.0, 1.0), (-3.0103, 2.0), (7.0, 0.199526)])
+def test_equal_noise_has_the_variance_of_its_snr_on_every_symbol(snr_db, variance):
+    reception = Reception.with_equal_noise(np.array([1, 1j, -1]), snr_db)
+    assert reception.noise_var == pytest.approx(np.full(3, variance), rel=1e-5)
+    assert reception.values.tolist() == [1, 1j, -1]
+    assert (reception.values.dtype, reception.noise_var.dtype) == (np.complex64, np.float32)
+    assert (reception.snr_db, reception.fading) == (snr_db, 1)
+
+
+def test_equal_noise_needs_a_finite_snr():
+    with pytest.raises(ValueError, match="not an SNR"):
+        Reception.with_equal_noise(np.zeros(3), math.inf)

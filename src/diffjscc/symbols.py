@@ -10,6 +10,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from .snr import noise_variance
+
 #: Pixels on a side of the block that one latent position stands for (downsampling 2⁴).
 BLOCK = 16
 
@@ -54,8 +56,8 @@ def rate_channels(rate: Fraction) -> int:
     return int(rate * _CHANNELS_PER_RATE)
 
 
-def parse_snr_db(snr_db: float, name: str = "snr_db") -> float:
-    """A finite SNR in dB. Raises ValueError for NaN, infinities and what is not a number."""
+def parse_snr_db(snr_db: float | str, name: str = "snr_db") -> float:
+    """A finite SNR in dB, from a number or its text. Raises ValueError for NaN, infinities and what is not a number."""
     try:
         value = float(snr_db)
     except (ValueError, TypeError):
@@ -152,9 +154,9 @@ class Reception:
 
     @classmethod
     def with_equal_noise(cls, values: np.ndarray, snr_db: float) -> Reception:
-        """Symbols of unit power that all met the same noise, σ² = 10^(−γ/10)."""
-        noise_var = np.full(len(values), 10 ** (-parse_snr_db(snr_db) / 10), np.float32)
-        return cls(np.asarray(values, np.complex64), noise_var, float(snr_db))
+        """Symbols (K,) of unit power that all met noise of the same variance, that of ``snr_db``."""
+        snr_db = parse_snr_db(snr_db)
+        return cls(np.asarray(values, np.complex64), np.full(len(values), noise_variance(snr_db), np.float32), snr_db)
 
 
 def check_image_size(width: int, height: int) -> None:

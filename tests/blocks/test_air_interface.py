@@ -17,8 +17,7 @@ from gnuradio import blocks, channels, diffjscc, filter, gr
 
 from diffjscc.air.modulator import Modulator
 from diffjscc.air.preset import BANDWIDTH, PRESETS, find_preset
-from diffjscc.codec.codec import Codec
-from diffjscc.images import to_pixels, to_tensor
+from diffjscc.images import to_tensor
 from diffjscc.metrics import psnr
 
 #: Samples that flush the detector.
@@ -353,18 +352,6 @@ def test_hierarchical_blocks_carry_files_and_pdus(images, tmp_path):
     assert receiver.counters()["decoded"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.png", "000001.png", "000002.png"]
     assert np.mean(np.abs(constellation.data()) ** 2) == pytest.approx(1.1, abs=0.15)
-
-
-def test_the_codec_sees_equal_noise_as_it_sees_one_snr(lite: Codec):
-    """Noise variances that are all alike, and a channel of that SNR, are one and the same."""
-    from diffjscc.symbols import Reception
-
-    image = photograph(128, 128)
-    sent = lite.encode(image, 5.0, "1/32")
-    values = sent.values + gaussian(len(sent.values), 10**-0.5)
-    plain = lite.decode(Reception.with_equal_noise(values, 5.0), sent.header)
-    each = lite.decode(Reception(values, np.full(len(values), 10**-0.5, np.float32), 5.0), sent.header)
-    assert np.abs(to_pixels(plain).astype(int) - to_pixels(each)).max() <= 1
 
 
 def test_the_example_shows_and_writes_images(tmp_path):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from diffjscc.channel import transmit
 from diffjscc.codec import build_codec
-from diffjscc.codec.codec import latent_to_symbols, normalise_power, symbols_to_latent
+from diffjscc.codec.codec import latent_to_symbols, normalise_power, symbols_to_latent, weigh
+from diffjscc.codec.lite import effective_snr_db
 from diffjscc.metrics import psnr
 from diffjscc.symbols import ImageHeader, Reception
 
@@ -95,7 +96,7 @@ def test_equal_seeds_and_zero_noise_give_equal_images(architecture):
 def test_a_batch_gives_what_its_images_give_alone(architecture):
     codec = CODECS[architecture]
     batch = torch.stack([photograph(64, 80), photograph(64, 80).flip(2)])
-    together = codec.encode(batch, 4.0, image_id=7)
+    together = codec.encode_batch(batch, 4.0, image_id=7)
     alone = [codec.encode(image, 4.0) for image in batch]
     assert [s.header.image_id for s in together] == [7, 8]
     for a, b in zip(together, alone, strict=True):
@@ -122,6 +123,24 @@ def test_bfloat16_comes_close_to_float32(architecture):
     assert np.abs(rough.encode(image, 7.0).values - symbols.values).mean() < 0.1
     difference = rough.decode(reception, symbols.header) - exact.decode(reception, symbols.header)
     assert difference.abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 7.0, 20.0])
+def test_equal_noise_is_a_channel_of_its_snr(snr_db):
+    """Decoders that are told one SNR get the values unchanged; the one that is told each variance finds that SNR."""
+    reliability = torch.full((1, 4, 2, 3), 1 / (1 + 10 ** (-snr_db / 10)))
+    latent = torch.randn(1, 4, 2, 3)
+    assert torch.equal(weigh(latent, reliability), latent)
+    assert effective_snr_db(reliability).item() == pytest.approx(snr_db, abs=1e-3)
+
+
+def test_the_bundled_codec_goes_by_the_symbols_variances(lite):
+    symbols = lite.encode(photograph(64, 96), 5.0)
+    reception = transmit(symbols, 5.0)
+    decoded = lite.decode(reception, symbols.header)
+    assert torch.equal(lite.decode(replace(reception, snr_db=12.0), symbols.header), decoded)
+    better = replace(reception, noise_var=reception.noise_var / 5)
+    assert (lite.decode(better, symbols.header) - decoded).abs().mean() > 0.003
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -187,6 +206,7 @@ def test_bad_input_is_refused_in_one_line(lite):
         ((torch.zeros(3, 1, 1), 1.0), "1×1 pixels: both sides must be at least 32"),
         ((torch.zeros(3, 9000, 9000), 1.0), "81 megapixels"),
         ((torch.zeros(1, 64, 64), 1.0), "expected float"),
+        ((torch.zeros(2, 3, 64, 64), 1.0), "`encode_batch` takes several"),
         ((torch.zeros(3, 64, 64, dtype=torch.uint8), 1.0), "expected float"),
         ((torch.full((3, 64, 64), math.nan), 1.0), "NaN"),
     ]:
@@ -200,6 +220,12 @@ def test_a_header_that_lies_about_its_size_is_refused(lite):
     lie = ImageHeader(0, 960, 640, "lite", "1/128", 1.0)
     with pytest.raises(ValueError, match="burst has 48 symbols, but its header .* asks for 4800"):
         lite.decode(transmit(symbols, 1.0), lie)
+
+
+def test_receptions_without_headers_are_refused(lite):
+    symbols = lite.encode(photograph(64, 96), 1.0)
+    with pytest.raises(ValueError, match="go together"):
+        lite.decode([transmit(symbols, 1.0)] * 2, [symbols.header])
 
 
 def test_unknown_architectures_and_options_are_refused():

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 import torch
@@ -52,7 +52,8 @@ class Codec(nn.Module, ABC):
     def __init__(self, rates: Sequence[str | Fraction], snr_range_db: tuple[float, float]):
         super().__init__()
         self.rates = tuple(sorted(parse_rate(rate) for rate in rates))
-        self.snr_range_db = tuple(snr_range_db)
+        low, high = snr_range_db
+        self.snr_range_db = (low, high)
         #: Id that headers carry; `diffjscc.hub` sets it to the name the model was loaded by.
         self.name = self.architecture
 
@@ -84,35 +85,49 @@ class Codec(nn.Module, ABC):
     @torch.inference_mode()
     def encode(
         self,
+        image: Tensor,
+        snr_db: float,
+        rate: str | Fraction | None = None,
+        *,
+        image_id: int = 0,
+        fading: complex = 1.0,
+    ) -> Symbols:
+        """An image to channel symbols.
+
+        image     float (3, H, W), RGB in [0, 1]; H, W ≥ 32
+        snr_db    the SNR to encode for, dB; outside the trained range the nearest end of it is used
+        rate      channel uses per pixel; default: the codec's lowest
+        image_id  id that the image's header carries
+        fading    the gain that a Rayleigh codec's transmitter is told
+
+        Raises ValueError for a rate that the codec lacks, an SNR that is not finite, or an image of another shape, size
+        or value.
+        """
+        if image.ndim != 3:
+            raise ValueError(f"image is {image.dtype} {tuple(image.shape)}: expected float (3, H, W); `encode_batch` takes several")
+        return self.encode_batch(image[None], snr_db, rate, image_id=image_id, fading=fading)[0]
+
+    @torch.inference_mode()
+    def encode_batch(
+        self,
         images: Tensor,
         snr_db: float,
         rate: str | Fraction | None = None,
         *,
         image_id: int = 0,
         fading: complex = 1.0,
-    ) -> Symbols | list[Symbols]:
-        """Images to channel symbols.
-
-        images    float (3, H, W), or (N, 3, H, W) for N images at once; RGB in [0, 1]; H, W ≥ 32
-        snr_db    the SNR to encode for, dB; outside the trained range the nearest end of it is used
-        rate      channel uses per pixel; default: the codec's lowest
-        image_id  id of the first image; the others of a batch count on from it
-        fading    the gain that a Rayleigh codec's transmitter is told
-
-        Returns Symbols, or a list of them for a batch. Raises ValueError for a rate that the codec lacks, an SNR
-        that is not finite, or images of another shape, size or value.
-        """
+    ) -> list[Symbols]:
+        """`encode` for images of one size, float (N, 3, H, W), in one pass; ``image_id`` is the first one's, the others count on."""
         rate = self.check_rate(self.rates[0] if rate is None else rate)
         snr_db = parse_snr_db(snr_db)
-        if images.ndim not in (3, 4) or images.shape[-3] != 3 or not images.is_floating_point():
-            raise ValueError(f"image is {images.dtype} {tuple(images.shape)}: expected float (3, H, W) or (N, 3, H, W)")
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected float (N, 3, H, W)")
         height, width = images.shape[-2:]
         check_image_size(width, height)
-        batch = images if images.ndim == 4 else images[None]
-        if not torch.isfinite(batch).all():
+        if not torch.isfinite(images).all():
             raise ValueError("image holds NaN or infinite values: expected RGB in [0, 1]")
-        count = len(batch)
-        batch = pad_to_block(batch.to(self.device, torch.float32).clamp(0, 1))
+        count = len(images)
+        batch = pad_to_block(images.to(self.device, torch.float32).clamp(0, 1))
         state = ChannelState(
             self._snrs([snr_db] * count),
             torch.full((count,), fading, dtype=torch.complex64, device=self.device),
@@ -122,32 +137,36 @@ class Codec(nn.Module, ABC):
         latent = self.analyse(self._network_input(batch), state, channels).float()
         latent = normalise_power(latent[:, : rate_channels(rate)], channels)
         values = latent_to_symbols(latent).cpu().numpy()
-        encoded = [Symbols(values[i], ImageHeader(image_id + i, width, height, self.name, rate, snr_db)) for i in range(count)]
-        return encoded if images.ndim == 4 else encoded[0]
+        return [Symbols(values[i], ImageHeader(image_id + i, width, height, self.name, rate, snr_db)) for i in range(count)]
+
+    @overload
+    def decode(self, receptions: Reception, headers: ImageHeader) -> Tensor: ...
+    @overload
+    def decode(self, receptions: Sequence[Reception], headers: Sequence[ImageHeader]) -> list[Tensor]: ...
 
     @torch.inference_mode()
     def decode(
         self, receptions: Reception | Sequence[Reception], headers: ImageHeader | Sequence[ImageHeader]
     ) -> Tensor | list[Tensor]:
-        """Received symbols to images, each symbol trusted as far as its noise variance allows.
+        """Received symbols to images, each symbol weighted by the reliability that its noise variance gives it.
 
         One Reception and its header give one image, float32 (3, H, W) in [0, 1]; sequences give a list, and images
         of one size and rate run as one batch. Erased (noise variance +inf) and not finite symbols count as lost, and
         the image is decoded from the others. Where all variances are equal this is the plain decoder at that SNR.
 
-        Raises ValueError where the number of symbols is not the header's.
+        Raises ValueError where the number of headers is not that of receptions, or the number of symbols not the header's.
         """
-        if isinstance(receptions, Reception):
-            return self.decode([receptions], [headers])[0]
+        if isinstance(receptions, Reception) and isinstance(headers, ImageHeader):
+            return self._decode_batch([receptions], [headers])[0]
+        if isinstance(receptions, Reception) or isinstance(headers, ImageHeader) or len(receptions) != len(headers):
+            raise ValueError("receptions and headers go together: give one of each, or two sequences of the same length")
         groups: dict[tuple, list[int]] = {}
         for index, header in enumerate(headers):
             groups.setdefault((header.width, header.height, header.rate), []).append(index)
-        images: list[Tensor | None] = [None] * len(receptions)
+        images: dict[int, Tensor] = {}
         for members in groups.values():
-            decoded = self._decode_batch([receptions[i] for i in members], [headers[i] for i in members])
-            for i, image in zip(members, decoded):
-                images[i] = image
-        return images
+            images |= zip(members, self._decode_batch([receptions[i] for i in members], [headers[i] for i in members]))
+        return [images[index] for index in range(len(headers))]
 
     def _decode_batch(self, receptions: list[Reception], headers: list[ImageHeader]) -> Tensor:
         header = headers[0]
@@ -161,7 +180,7 @@ class Codec(nn.Module, ABC):
         values = np.stack([r.values for r in receptions])
         noise_var = np.stack([r.noise_var for r in receptions])
         lost = ~np.isfinite(values) | ~(noise_var >= 0)
-        values = torch.from_numpy(np.where(lost, 0, values).astype(np.complex64)).to(self.device)
+        symbols = torch.from_numpy(np.where(lost, 0, values).astype(np.complex64)).to(self.device)
         reliability = torch.from_numpy(np.where(lost, 0, 1 / (1 + noise_var)).astype(np.float32)).to(self.device)
         state = ChannelState(
             self._snrs([reception.snr_db for reception in receptions]),
@@ -169,7 +188,7 @@ class Codec(nn.Module, ABC):
             self._snrs([header.tx_snr_db for header in headers]),
         )
         grid = -(-header.height // BLOCK), -(-header.width // BLOCK)
-        latent = symbols_to_latent(values, channels, grid)
+        latent = symbols_to_latent(symbols, channels, grid)
         reliability = symbols_to_latent(torch.complex(reliability, reliability), channels, grid)
         count = torch.full((len(receptions),), channels, device=self.device)
         images = self.synthesise(latent, reliability, state, count).float().clamp(0, 1)

@@ -13,8 +13,14 @@ from torch import Tensor, nn
 from ..symbols import BLOCK, rate_channels
 from .codec import ChannelState, Codec
 
-#: Octaves of the sinusoids that lift a condition out of its one dimension.
+#: Octaves of the sinusoids that a scalar condition is expanded into.
 OCTAVES = 4
+
+
+def _start_at_zero(layer: nn.Module) -> None:
+    """Sets the weights and biases of a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class Condition(nn.Module):
@@ -22,12 +28,13 @@ class Condition(nn.Module):
 
     def __init__(self, inputs: int, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(inputs * (1 + 2 * OCTAVES), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        first = nn.Linear(inputs * (1 + 2 * OCTAVES), width)
+        self.mlp = nn.Sequential(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, scalars: Tensor) -> Tensor:
         phase = scalars[..., None] * 2.0 ** torch.arange(OCTAVES, dtype=scalars.dtype, device=scalars.device)
         lifted = torch.cat((scalars[..., None], phase.sin(), phase.cos()), dim=-1).flatten(1)
-        return self.mlp(lifted.to(self.mlp[0].weight.dtype))
+        return self.mlp(lifted.to(next(self.mlp.parameters()).dtype))
 
 
 class ModulatedBlock(nn.Module):
@@ -41,10 +48,10 @@ class ModulatedBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.modulation = nn.Sequential(nn.Linear(width + condition, condition), nn.SiLU(), nn.Linear(condition, 2 * width))
-        for layer in (self.second, self.modulation[-1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        squeeze, scale_and_shift = nn.Linear(width + condition, condition), nn.Linear(condition, 2 * width)
+        self.modulation = nn.Sequential(squeeze, nn.SiLU(), scale_and_shift)
+        for layer in (self.second, scale_and_shift):
+            _start_at_zero(layer)
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:
         h = self.first(F.silu(z))
@@ -72,8 +79,7 @@ class ChannelGain(nn.Module):
         super().__init__()
         self.of_condition = nn.Linear(condition, channels)
         self.of_rate = nn.Parameter(torch.zeros(rates, channels))
-        nn.init.zeros_(self.of_condition.weight)
-        nn.init.zeros_(self.of_condition.bias)
+        _start_at_zero(self.of_condition)
 
     def forward(self, condition: Tensor, rate_index: Tensor) -> Tensor:
         return (self.of_condition(condition) + self.of_rate[rate_index]).exp()[..., None, None]
@@ -100,8 +106,7 @@ class LiteEncoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
         self.linear = nn.Conv2d(3, channels, BLOCK, stride=BLOCK)
         self.gain = ChannelGain(channels, condition, rates)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        _start_at_zero(self.head)
 
     def forward(self, image: Tensor, scalars: Tensor, rate_index: Tensor) -> Tensor:
         """image (N,3,H,W) in [0,1], H and W multiples of 16; scalars (N,2): SNR, rate → latent (N,C,H/16,W/16)."""
@@ -131,8 +136,7 @@ class LiteDecoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], 48, 3, padding=1)
         self.linear = nn.ConvTranspose2d(channels, 3, BLOCK, stride=BLOCK)
         self.gain = ChannelGain(channels, condition, rates)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        _start_at_zero(self.head)
 
     def forward(self, latent: Tensor, reliability: Tensor, scalars: Tensor, rate_index: Tensor) -> Tensor:
         """latent, reliability (N,C,h,w); scalars (N,3): SNR met, rate, SNR assumed → image (N,3,16h,16w)."""
@@ -159,6 +163,7 @@ class LiteCodec(Codec):
     """
 
     architecture = "lite"
+    rate_table: Tensor
 
     def __init__(
         self,
@@ -213,8 +218,9 @@ class LiteCodec(Codec):
         scale = eigenvalues**0.25
         self.encoder.linear.weight.copy_((vectors / scale).T.reshape(channels, 3, BLOCK, BLOCK))
         self.decoder.linear.weight.copy_((vectors * scale).T.reshape(channels, 3, BLOCK, BLOCK))
-        for layer in (self.encoder.linear, self.decoder.linear):
-            nn.init.zeros_(layer.bias)
+        for bias in (self.encoder.linear.bias, self.decoder.linear.bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
         for gain, sent in zip(self.decoder.gain.of_rate, self.rate_table.tolist()):
             gain.fill_((2 * eigenvalues[:sent].sqrt().mean()).sqrt().log())
 

@@ -56,6 +56,8 @@ def _may_attend(h: int, w: int, padded: tuple[int, int], window: int, shift: int
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows of tokens, with a relative position bias. (M, window², C) → same."""
 
+    relative_position_index: Tensor
+
     def __init__(self, width: int, window: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -192,6 +194,17 @@ class ModulatedTransformer(nn.Module):
         return tokens * torch.sigmoid(self.sm_list[-1](gate))
 
 
+class PatchEmbedding(nn.Module):
+    """A token for each 2×2 pixels: image (N,3,H,W) → tokens (N,H/2,W/2,width)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, 2, stride=2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.proj(image).permute(0, 2, 3, 1)
+
+
 class SwinEncoder(ModulatedTransformer):
     """Image to latent.
 
@@ -201,8 +214,7 @@ class SwinEncoder(ModulatedTransformer):
 
     def __init__(self, widths: Sequence[int], depths: Sequence[int], heads: Sequence[int], window: int, channels: int):
         super().__init__(widths[-1])
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, widths[0], 2, stride=2)
+        self.patch_embed = PatchEmbedding(widths[0])
         merge_from = [None, *widths[:-1]]
         self.layers = nn.ModuleList(
             SwinStage(width, depth, head, window, merge_from=before)
@@ -213,7 +225,7 @@ class SwinEncoder(ModulatedTransformer):
 
     def forward(self, image: Tensor, snr_db: Tensor) -> Tensor:
         """image (N,3,H,W) in [0,1], snr_db (N,1) → latent (N,C,H/16,W/16)."""
-        tokens = self.patch_embed.proj(image).permute(0, 2, 3, 1)
+        tokens = self.patch_embed(image)
         for layer in self.layers:
             tokens = layer(tokens)
         return self.head_list(self.modulate(self.norm(tokens), snr_db)).permute(0, 3, 1, 2)

@@ -130,4 +130,4 @@ def _fit_asymmetric(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def _gamma_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Γ(a)/Γ(b)."""
-    return np.exp(torch.lgamma(torch.from_numpy(a)) - torch.lgamma(torch.from_numpy(b))).numpy()
+    return torch.exp(torch.lgamma(torch.from_numpy(a)) - torch.lgamma(torch.from_numpy(b))).numpy()
