@@ -83,21 +83,20 @@ assert codec.decode(transmit(symbols, 1.0), symbols.header).shape == (3, 64, 64)
 def test_nothing_is_unpickled():
     for path in sources("src", "python", "apps", "examples"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "load"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and k.value.value is True for k in node.keywords), f"{path}: {ast.unparse(node)}"
         assert not {"pickle", "dill", "cloudpickle", "joblib"} & set(imported(path)), path
 
 
 def test_one_thing_has_one_name():
-    """An image is never called a picture, a preset never a format, a sample rate never a bare --rate of a radio."""
+    """An image is never called a picture, a preset never a format, a codec never just --model."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     suffixes = (".py", ".cc", ".h", ".md", ".yml", ".yaml", ".grc", ".toml", ".txt")
     for path in (ROOT / name for name in listed if name.endswith(suffixes) or name.startswith("apps/diffjscc-")):
-        if path == Path(__file__) or not path.exists():
-            continue
-        text = path.read_text(encoding="utf-8")
-        for word in ("picture", "burst_format", "BurstFormat", "--picture-rate", "--model "):
-            assert word not in text.lower() if word.islower() else word not in text, f"{path} says {word!r}"
+        if path != Path(__file__) and path.exists():
+            text = path.read_text(encoding="utf-8").lower()
+            for word in ("picture", "burst_format", "burstformat", "--model "):
+                assert word not in text, f"{path} says {word!r}"
 
 
 def test_every_block_has_its_grc_file_and_is_installed():

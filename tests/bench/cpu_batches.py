@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures through `mini` on a CPU: one, and eight in one pass, in turn and side by side; with glibc as it is, and keeping pages.
+"""Images through `mini` on a CPU: one, and eight in one pass, in turn and side by side; with glibc as it is, and keeping pages.
 
-Each setting has a process of its own, because what malloc is told counts from its start. Pictures are 768×512.
+Each setting has a process of its own, because what malloc is told counts from its start. Images are 768×512.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 
-PICTURES = 8
+IMAGES = 8
 
 
 def measure(threads, repeats):
-    """Prints seconds a picture, each a median: alone, in one pass, in turn, side by side."""
+    """Prints seconds an image, each a median: alone, in one pass, in turn, side by side."""
     import numpy as np
     import torch
     from skimage import data
@@ -38,9 +38,9 @@ def measure(threads, repeats):
     refiner = engine._refiner("mini")
     ways = {
         "alone": (1, lambda: engine.run(batch(1), quiet)),
-        "one pass": (PICTURES, lambda: engine._run(refiner, batch(PICTURES), quiet)),
-        "in turn": (PICTURES, lambda: [engine.run(batch(1), quiet) for _ in range(PICTURES)]),
-        "side by side": (PICTURES, lambda: engine.run(batch(PICTURES), quiet)),
+        "one pass": (IMAGES, lambda: engine._run(refiner, batch(IMAGES), quiet)),
+        "in turn": (IMAGES, lambda: [engine.run(batch(1), quiet) for _ in range(IMAGES)]),
+        "side by side": (IMAGES, lambda: engine.run(batch(IMAGES), quiet)),
     }
     times = {name: [] for name in ways}
     for turn in range(repeats + 1):
@@ -69,7 +69,7 @@ def main():
         thread.start()
         thread.join()
         return
-    print("| a picture of 768×512 | alone | eight in one pass | eight in turn | eight side by side |\n|---|---|---|---|---|")
+    print("| an image of 768×512 | alone | eight in one pass | eight in turn | eight side by side |\n|---|---|---|---|---|")
     for kind, name in {"plain": "glibc's own settings", "kept": "pages kept"}.items():
         command = [sys.executable, __file__, "--measure", kind]
         command += ["--threads", str(arguments.threads), "--repeats", str(arguments.repeats)]
