@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pmt
-from gnuradio import gr
+from gnuradio import diffjscc, gr
 from gnuradio.diffjscc.pdus import image_from_pdu
 from symbol_loopback import SymbolLoopback
 from tqdm import tqdm
@@ -45,7 +45,7 @@ def photographs():
 
 def send(folder, rate, on_image):
     """Sends the images of a folder, in order; returns ([(pixels, metadata), …] as received, the same refined)."""
-    flowgraph = SymbolLoopback(str(folder), rate, SNR_DB, folder="", refine="local")
+    flowgraph = SymbolLoopback(str(folder), rate, SNR_DB, folder="", refinement=diffjscc.LocalRefinement())
     ports = {"images": ImageQueue(), "refined": ImageQueue()}
     for port, images in ports.items():
         flowgraph.msg_connect((flowgraph.sink, port), (images, "images"))

@@ -10,21 +10,21 @@ from gnuradio import channels, diffjscc, gr
 class SymbolLoopback(gr.top_block):
     """One flowgraph; ``sink`` has the message ports ``images`` and ``refined``, and the counters.
 
-    source   a file, a folder or a glob
-    rate     channel uses per pixel
-    snr_db   SNR of the channel, dB, known to the encoder; the sink estimates it
-    folder   where received images are written; "" for none
-    seed     of the channel's noise
-    refine   "none", or "local" to repaint received images with the bundled refiner
+    source      a file, a folder or a glob
+    rate        channel uses per pixel
+    snr_db      SNR of the channel, dB, known to the encoder; the sink estimates it
+    folder      where received images are written; "" for none
+    seed        of the channel's noise
+    refinement  LocalRefinement or RemoteRefinement, to repaint received images; None for none
     """
 
-    def __init__(self, source, rate="1/128", snr_db=1.0, folder="received", seed=1, refine="none"):
+    def __init__(self, source, rate="1/128", snr_db=1.0, folder="received", seed=1, refinement=None):
         gr.top_block.__init__(self, "Symbol loopback")
         self.source = diffjscc.jscc_source(source, rate=rate, snr_db=snr_db)
         # The model's resampler reads three samples ahead while tags stay in place; the taps bring them together again.
         # Its noise voltage squared is the variance of a complex sample.
         self.channel = channels.channel_model(noise_voltage=10 ** (-snr_db / 20), taps=[0, 0, 0, 1], noise_seed=seed)
-        self.sink = diffjscc.jscc_sink(folder=folder, refine=refine)
+        self.sink = diffjscc.jscc_sink(folder=folder, refinement=refinement)
         self.connect(self.source, self.channel, self.sink)
 
 
@@ -37,7 +37,8 @@ def main():
     parser.add_argument("--refine", choices=("none", "local"), default="none", help="repaint what was received")
     arguments = parser.parse_args()
     try:
-        flowgraph = SymbolLoopback(arguments.source, arguments.rate, arguments.snr, arguments.out, refine=arguments.refine)
+        refinement = diffjscc.LocalRefinement() if arguments.refine == "local" else None
+        flowgraph = SymbolLoopback(arguments.source, arguments.rate, arguments.snr, arguments.out, refinement=refinement)
     except ValueError as error:
         parser.error(str(error))
     flowgraph.run()

@@ -19,9 +19,13 @@ from .jscc_rx import jscc_rx
 from .jscc_sink import jscc_sink
 from .jscc_source import jscc_source
 from .jscc_tx import jscc_tx
+from .local_refinement import LocalRefinement
 from .refine_client import refine_client
+from .remote_refinement import RemoteRefinement
 
 __all__ = [
+    "LocalRefinement",
+    "RemoteRefinement",
     "burst_demodulator",
     "burst_detector",
     "burst_rx",

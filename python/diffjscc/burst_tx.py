@@ -11,9 +11,12 @@ from gnuradio import gr
 from diffjscc.air.header import SESSION_PERIOD
 from diffjscc.air.modulator import Modulator, fragments
 from diffjscc.air.preset import MAX_PAYLOAD, find_preset
+from diffjscc.errors import one_line
 from diffjscc.symbols import Symbols
 
 from .bursts import BurstAssembler
+from .counters import Counters
+from .logs import RateLimitedLog
 from .pdus import LENGTH_TAG
 
 #: Samples that may wait for room in the output before input is held back.
@@ -37,7 +40,8 @@ class burst_tx(gr.basic_block):
     guard          silent samples behind an image's last burst, so that filters and detectors behind can run out
     length_tag     name of the input's length tag
 
-    A burst that is incomplete, has no valid header or does not fit the air interface is counted, logged and dropped.
+    A burst that is incomplete, has no valid header or does not fit the air interface is counted, logged and dropped. So are
+    bursts whose samples have not all been sent when the flowgraph stops.
     Raises ValueError for a preset, length, level or gap that does not exist.
     """
 
@@ -49,20 +53,29 @@ class burst_tx(gr.basic_block):
         self._burst_symbols, self._gap, self._guard = burst_symbols, gap, guard
         if not 1 <= burst_symbols <= MAX_PAYLOAD:
             raise ValueError(f"burst_symbols = {burst_symbols}: must be 1 to {MAX_PAYLOAD}")
-        self._assembler = BurstAssembler(length_tag)
+        self._length_tag = length_tag
         self._session = secrets.randbelow(SESSION_PERIOD)
         self._samples, self._tags = collections.deque(), collections.deque()
-        self._queued = self._sent = self._dropped = 0
+        self._counters, self._log = Counters("sent", "dropped", by_reason=("dropped",)), RateLimitedLog(self._warn)
         self.set_tag_propagation_policy(gr.TPP_DONT)
 
     def counters(self):
-        """{"sent": bursts of samples, "dropped": bursts of symbols that could not be sent}."""
-        return {"sent": self._sent, "dropped": self._dropped}
+        """{"sent": bursts of samples, "dropped": {reason: bursts that could not be sent}}."""
+        return self._counters.snapshot()
 
     def start(self):
+        self._assembler = BurstAssembler(self._length_tag)
+        self._queued = self.nitems_written(0)
+        return True
+
+    def stop(self):
+        # What a radio gets after a pause must begin with a whole burst.
+        left = len(self._samples)
+        if left:
+            self._counters.count("dropped", left, "stopped")
+            self._warn(f"stopped with {left} bursts not sent, or not to their end")
         self._samples.clear()
         self._tags.clear()
-        self._queued = self.nitems_written(0)
         return True
 
     def forecast(self, noutput_items, ninputs):
@@ -83,19 +96,21 @@ class burst_tx(gr.basic_block):
             count += taken
             if taken < len(samples):
                 self._samples.appendleft(samples[taken:])
+            else:
+                self._counters.count("sent")
         while self._tags and self._tags[0][0] < written + count:
             self.add_item_tag(0, *self._tags.popleft())
         return count
 
     def _send(self, burst):
-        if burst.problem is not None or burst.header is None:
-            return self._drop(burst.problem)
+        if burst.problem is not None:
+            return self._drop(burst.problem.reason, burst.problem)
         if len(burst.values) < burst.header.symbol_count:
-            return self._drop(f"only {len(burst.values)} of the image's {burst.header.symbol_count} symbols came")
+            return self._drop("too short", f"only {len(burst.values)} of the image's {burst.header.symbol_count} symbols came")
         try:
             parts = list(fragments(Symbols(burst.values, burst.header), self._burst_symbols, self._session))
         except ValueError as error:
-            return self._drop(error)
+            return self._drop("air interface", error)
         for fragment, payload in parts:
             silence = self._guard if fragment.index + 1 == fragment.count else self._gap
             samples = np.append(self._modulator.fragment(fragment, payload), np.zeros(silence, np.complex64))
@@ -105,9 +120,11 @@ class burst_tx(gr.basic_block):
             self._tags.append((last, _END, pmt.PMT_T))
             self._samples.append(samples)
             self._queued += len(samples)
-            self._sent += 1
         return None
 
-    def _drop(self, reason):
-        self._dropped += 1
-        self.logger.warn(f"burst not sent: {reason}")
+    def _drop(self, reason, message):
+        self._counters.count("dropped", reason=reason)
+        self._log.note(reason, f"burst not sent: {one_line(message)}")
+
+    def _warn(self, line):
+        self.logger.warn(line)

@@ -16,6 +16,14 @@ _BURST_HEADER = pmt.symbol_to_string(BURST_HEADER_TAG)
 _SNR = pmt.symbol_to_string(SNR_TAG)
 
 
+class Dropped(ValueError):
+    """A burst that cannot be used. ``reason`` is a word for the counter, the message one line for the log."""
+
+    def __init__(self, reason, message):
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass
 class Burst:
     """The symbols of one image, or of one fragment off the air, as they came.
@@ -31,7 +39,7 @@ class Burst:
     values: np.ndarray
     noise_var: np.ndarray | None = None
     snr_db: float | None = None
-    problem: str | None = None
+    problem: Dropped | None = None
     fragment: Fragment | None = None
 
 
@@ -39,18 +47,20 @@ class BurstAssembler:
     """Cuts a symbol stream into bursts. A burst begins at an item with a tag ``image_header`` or ``burst_header``.
 
     It ends when the symbols that its length tag announces are there (without one, the header's number), or where the
-    next burst begins: its tail was lost then. Symbols outside a burst are counted in ``stray``. Symbols of a burst that
-    cannot be believed are passed over, not kept, so that no header can make memory grow.
+    next burst begins: its tail was lost then. Symbols of a burst that cannot be believed are passed over, not kept, so that
+    no header can make memory grow.
 
     length_tag   name of the length tag
-    find_codec   codec id of a number in a ``burst_header``; raises ValueError where there is none
+    find_codec   codec id of a number in a ``burst_header``; raises Dropped where there is none
+    stray        symbols outside any burst; ``stray_run``: of these, those since the last burst, whose length, symbols, was
+                 ``last_length``
     """
 
     def __init__(self, length_tag, find_codec=None):
         self._length_tag, self._find_codec = length_tag, find_codec
         self._open = None
         self._parts, self._missing = [], 0
-        self.stray = 0
+        self.stray = self.stray_run = self.last_length = 0
 
     def push(self, items, offset, tags, noise_var=None):
         """The bursts that end within ``items``.
@@ -71,6 +81,7 @@ class BurstAssembler:
             taken = min(self._missing, limit - position)
             if self._open is None:
                 self.stray += limit - position
+                self.stray_run += limit - position
                 taken = limit - position
             elif self._open.problem is None:
                 window = slice(position, position + taken)
@@ -112,9 +123,10 @@ class BurstAssembler:
                 raise ValueError(f"burst of {length} symbols, but its header asks for {expected}")
         except ValueError as error:
             burst.header = burst.fragment = None
-            burst.problem, expected = str(error), 1
+            burst.problem, expected = error if isinstance(error, Dropped) else Dropped("header", str(error)), 1
         self._open, self._parts = burst, []
         self._missing = max(1, expected if length is None else length)
+        self.stray_run, self.last_length = 0, self._missing
 
     def _close(self):
         burst, self._open = self._open, None

@@ -6,8 +6,11 @@ from pathlib import Path
 import pmt
 from gnuradio import gr
 
+from diffjscc.errors import one_line
 from diffjscc.images import SUFFIXES, unused_path, write_image
 
+from .counters import Counters
+from .logs import RateLimitedLog
 from .pdus import image_from_pdu
 
 
@@ -30,22 +33,31 @@ class image_file_sink(gr.basic_block):
         if suffix not in SUFFIXES:
             raise ValueError(f"suffix {suffix!r} is not one of {', '.join(SUFFIXES)}")
         self._folder, self._suffix = Path(folder), suffix
-        self._written = self._failed = 0
+        self._counters = Counters("written", "unwritten", "bad")
+        self._log = RateLimitedLog(self._warn)
         self.message_port_register_in(pmt.intern("images"))
         self.set_msg_handler(pmt.intern("images"), self._write)
 
     def counters(self):
-        """{"written": files, "failed": messages that were no image or could not be written}."""
-        return {"written": self._written, "failed": self._failed}
+        """{"written": files, "unwritten": images whose file could not be written, "bad": messages that were no image}."""
+        return self._counters.snapshot()
 
     def _write(self, message):
         # An exception in a message handler would end the flowgraph.
         try:
             pixels, metadata = image_from_pdu(message)
-            image_id = int(metadata.get("image_id", self._written))
+            image_id = int(metadata.get("image_id", self._counters["written"]))
+        except Exception as error:
+            return self._refuse("bad", error)
+        try:
             write_image(unused_path(self._folder, f"{image_id:06d}", self._suffix), pixels)
         except Exception as error:
-            self._failed += 1
-            self.logger.warn(f"image not written: {error}")
-            return
-        self._written += 1
+            return self._refuse("unwritten", error)
+        self._counters.count("written")
+
+    def _refuse(self, name, error):
+        self._counters.count(name)
+        self._log.note(name, f"image not written: {one_line(error)}")
+
+    def _warn(self, line):
+        self.logger.warn(line)

@@ -4,10 +4,15 @@
 import pmt
 from gnuradio import gr
 
+from diffjscc.errors import one_line
 from diffjscc.symbols import ImageHeader
 
+from .bursts import Dropped
+from .counters import Counters
+from .logs import RateLimitedLog
 from .pdus import image_to_pdu, received_metadata, symbols_from_pdu
-from .receiver import Counters, Dropped, Receiver
+from .receiver import Receiver
+from .setters import refuses_bad_values
 
 
 class jscc_decoder(gr.basic_block):
@@ -17,7 +22,8 @@ class jscc_decoder(gr.basic_block):
     Output, message port ``images``: {image_id, width, height, codec, rate, tx_snr_db, snr_db, truncated,
     stage: "initial"} · u8vector RGB.
 
-    codec    codec that bursts must name, by name or folder; "" for whichever installed codec they name
+    codec    codec that symbols must name, by name or folder; "" for whichever codec they name of those that are installed when
+             the flowgraph is built
     snr_db   SNR at the receiver, dB; None: from the metadata, else estimated from the symbols' power
     device   where to decode: cpu, cuda, …
 
@@ -27,14 +33,16 @@ class jscc_decoder(gr.basic_block):
     def __init__(self, codec="lite", snr_db=None, device="cpu"):
         gr.basic_block.__init__(self, name="jscc_decoder", in_sig=None, out_sig=None)
         self._receiver = Receiver(codec, snr_db, device)
-        self._counters = Counters()
+        self._counters = Counters("received", "decoded", "truncated", "dropped", by_reason=("dropped",))
+        self._log = RateLimitedLog(self._warn)
         self._images = pmt.intern("images")
         self.message_port_register_in(pmt.intern("symbols"))
         self.message_port_register_out(self._images)
         self.set_msg_handler(pmt.intern("symbols"), self._decode)
 
+    @refuses_bad_values
     def set_snr_db(self, snr_db):
-        """Changes the SNR, dB, from the next image on; None estimates it."""
+        """Changes the SNR, dB, from the next image on; None estimates it. A bad value is logged and changes nothing."""
         self._receiver.set_snr_db(snr_db)
 
     def counters(self):
@@ -52,9 +60,13 @@ class jscc_decoder(gr.basic_block):
                 raise Dropped("header", str(error)) from None
             pixels, snr_db, truncated = self._receiver.decode(values, header, metadata.get("snr_db"))
         except Exception as error:
-            self._counters.drop(error.reason if isinstance(error, Dropped) else "error")
-            self.logger.warn(f"symbols dropped: {error}")
+            reason = error.reason if isinstance(error, Dropped) else "error"
+            self._counters.count("dropped", reason=reason)
+            self._log.note(reason, f"symbols dropped: {one_line(error)}")
             return
         self._counters.count("decoded")
         self._counters.count("truncated", int(truncated))
         self.message_port_pub(self._images, image_to_pdu(pixels, received_metadata(header, snr_db, truncated)))
+
+    def _warn(self, line):
+        self.logger.warn(line)

@@ -4,7 +4,11 @@
 import pmt
 from gnuradio import gr
 
+from diffjscc.errors import one_line
+
+from .counters import Counters
 from .pdus import image_from_pdu, symbols_to_pdu
+from .setters import refuses_bad_values
 from .transmitter import Transmitter
 
 
@@ -26,23 +30,25 @@ class jscc_encoder(gr.basic_block):
     def __init__(self, codec="lite", rate="1/128", snr_db=1.0, device="cpu"):
         gr.basic_block.__init__(self, name="jscc_encoder", in_sig=None, out_sig=None)
         self._transmitter = Transmitter(codec, rate, snr_db, device)
-        self._sent = self._skipped = 0
+        self._counters = Counters("sent", "skipped")
         self._symbols = pmt.intern("symbols")
         self.message_port_register_in(pmt.intern("images"))
         self.message_port_register_out(self._symbols)
         self.set_msg_handler(pmt.intern("images"), self._encode)
 
+    @refuses_bad_values
     def set_rate(self, rate):
-        """Changes the rate from the next image on. Raises ValueError, and keeps the old one, where the codec lacks it."""
+        """Changes the rate from the next image on. A rate that the codec lacks is logged and changes nothing."""
         self._transmitter.set_rate(rate)
 
+    @refuses_bad_values
     def set_snr_db(self, snr_db):
-        """Changes the SNR, dB, from the next image on. Raises ValueError, and keeps the old one, unless finite."""
+        """Changes the SNR, dB, from the next image on. A bad value is logged and changes nothing."""
         self._transmitter.set_snr_db(snr_db)
 
     def counters(self):
         """{"sent": images encoded, "skipped": messages that were no image or could not be encoded}."""
-        return {"sent": self._sent, "skipped": self._skipped}
+        return self._counters.snapshot()
 
     def _encode(self, message):
         # An exception in a message handler would end the flowgraph.
@@ -50,8 +56,8 @@ class jscc_encoder(gr.basic_block):
             pixels, _ = image_from_pdu(message)
             symbols = self._transmitter.encode(pixels)
         except Exception as error:
-            self._skipped += 1
-            self.logger.warn(f"image skipped: {error}")
+            self._counters.count("skipped")
+            self.logger.warn(f"image skipped: {one_line(error)}")
             return
-        self._sent += 1
+        self._counters.count("sent")
         self.message_port_pub(self._symbols, symbols_to_pdu(symbols.values, symbols.header.to_dict()))

@@ -5,7 +5,6 @@ from gnuradio import gr
 
 from .burst_rx import burst_rx
 from .jscc_sink import jscc_sink
-from .refinement import ADDRESS
 
 
 class jscc_rx(gr.hier_block2):
@@ -16,9 +15,8 @@ class jscc_rx(gr.hier_block2):
     Output 0, may be left open: equalised symbols, for a constellation display.
     Output 1, may be left open: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
-    preset, false_alarm_rate, max_offset                                          as in burst_rx
-    codec, folder, on_full, queue_size, device, refine, refiner, deadline         as in jscc_sink
-    address, server_key, secret_key, refine_deadline                              as in jscc_sink
+    preset, false_alarm_rate, max_offset                                as in burst_rx
+    codec, folder, on_full, queue_size, device, refinement, deadline    as in jscc_sink
     """
 
     def __init__(
@@ -29,15 +27,10 @@ class jscc_rx(gr.hier_block2):
         on_full="wait",
         queue_size=4,
         device="cpu",
-        refine="none",
-        refiner="mini",
+        refinement=None,
         deadline=2.0,
         false_alarm_rate=1e-9,
         max_offset=0.05,
-        address=ADDRESS,
-        server_key="",
-        secret_key="",
-        refine_deadline=60.0,
     ):
         gr.hier_block2.__init__(
             self, "jscc_rx", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(2, 2, gr.sizeof_gr_complex)
@@ -49,14 +42,9 @@ class jscc_rx(gr.hier_block2):
             on_full=on_full,
             queue_size=queue_size,
             device=device,
-            refine=refine,
-            refiner=refiner,
+            refinement=refinement,
             csi=True,
             deadline=deadline,
-            address=address,
-            server_key=server_key,
-            secret_key=secret_key,
-            refine_deadline=refine_deadline,
         )
         for name in ("images", "refined"):
             self.message_port_register_hier_out(name)
@@ -70,3 +58,7 @@ class jscc_rx(gr.hier_block2):
     def counters(self):
         """What burst_rx counts, as "bursts", and what jscc_sink counts."""
         return {"bursts": self._bursts.counters()} | self._sink.counters()
+
+    def reasons(self):
+        """As in jscc_sink."""
+        return self._sink.reasons()

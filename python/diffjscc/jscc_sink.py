@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Complex symbols in, images out."""
 
-import collections
 import threading
 import time
 
@@ -9,25 +8,35 @@ import numpy as np
 import pmt
 from gnuradio import gr
 
-from diffjscc.air.gatherer import Gatherer
-from diffjscc.images import unused_path, write_image
-from diffjscc.snr import noise_variance
+from diffjscc.errors import one_line
 
-from .bursts import BurstAssembler
+from .bursts import Dropped
+from .counters import Counters
+from .incoming import Incoming
+from .logs import RateLimitedLog
 from .pdus import LENGTH_TAG, image_to_pdu, received_metadata
-from .receiver import Counters, Dropped, Receiver
-from .refinement import ADDRESS, WHERE, LocalRefinement, RemoteRefinement
-from .worker import Worker
+from .receiver import Receiver
+from .refinement import check_refinement
+from .setters import refuses_bad_values
+from .worker import DRAIN_TIMEOUT, Worker
+from .writer import ImageWriter
 
 #: Seconds that `work` waits for the decoder before it gives the scheduler a turn.
 PATIENCE = 0.1
 
-#: Seconds that a stopping flowgraph waits for images that are still being decoded.
-DRAIN_TIMEOUT = 60.0
+#: Seconds more in which images that are decoded and refined may still be written.
+WRITE_TIMEOUT = 0.5
+
+#: Seconds after which stopping is worth a line in the log.
+QUIET_STOP = 0.5
+
+#: Images that may wait to be written, as a multiple of the bursts that may wait for the decoder: writing a PNG file takes longer
+#: than decoding.
+WRITES_PER_BURST = 4
 
 
 class jscc_sink(gr.sync_block):
-    """Decodes bursts of JSCC symbols, publishes the images and writes them to files.
+    """Decodes bursts of JSCC symbols, publishes the images, writes them to files, and has them refined.
 
     Input: complex symbols, unit mean power, gain 1. A burst's first symbol carries the tag ``image_header`` (the fields
     of ImageHeader), or ``burst_header`` (a fragment of an image off the air), and a length tag; an optional tag
@@ -36,28 +45,28 @@ class jscc_sink(gr.sync_block):
     stage: "initial"} · u8vector RGB, as soon as an image is decoded; message port ``refined``: the same with
     stage "refined", when it is ready.
 
-    codec        codec that bursts must name, by name or folder; "" for whichever installed codec they name
+    codec        codec that bursts must name, by name or folder; "" for whichever codec they name of those that are installed
+                 when the flowgraph is built
     snr_db       SNR at the receiver, dB; None: from the tag, else estimated from each burst's power
     folder       where PNG files are written, each whole or not at all (000001.png, 000001_refined.png); "" for none
-    on_full      "wait": hold the stream back when the decoder or the refiner is behind (files, simulations); "drop":
-                 throw the oldest waiting burst, or image, away and count it (live radios)
-    queue_size   bursts that may wait for the decoder, and images for the refiner; eight times as many may be on their way
-                 to a service
+    on_full      "wait": hold the stream back when a later step is behind (files, simulations); "drop": throw the oldest
+                 waiting burst away and count it (live radios)
+    queue_size   bursts that may wait for the decoder; four times as many images may wait to be written
     length_tag   name of the length tag
-    device       where to decode and refine: cpu, cuda, …
-    refine       "none"; "local": refine images in this process; "remote": have a refinement service do it
-    refiner      refiner, by name or folder; of a service, by the name that it has there
+    device       where to decode: cpu, cuda, …
+    refinement   LocalRefinement(…) or RemoteRefinement(…), one object for each sink; None: images stay as they are received
     csi          whether there is a second input
-    deadline     seconds without a fragment after which an incomplete image is decoded from what there is; None to wait
-                 for the next one, or the stream's end. With on_full "wait" only seconds count in which no symbol came
-    address      of the service
-    server_key   file with the service's public key, and secret_key: file with this client's pair; "" for no encryption
-    refine_deadline  seconds after which the service is given up for an image
+    deadline     seconds without a fragment after which an incomplete image is decoded from what has come; None to wait for
+                 the next image, or the stream's end. With on_full "wait" only time counts in which no symbol comes
 
-    Decoding and refining run in a thread each. A burst that lost its tail is decoded from the rest; a burst that cannot be
-    decoded is counted, logged and dropped; an image that cannot be refined stands as it is. A service that is away, slow
-    or starting anew costs refined images and nothing else. Raises ValueError for an unknown policy, queue size, SNR,
-    refiner, address or key.
+    Decoding, writing and refining have a thread each, and a failure in one is no failure of another: an image that cannot be
+    written is published and refined all the same, one that cannot be refined stands as it was received. A burst that lost its
+    tail is decoded from the rest; one that cannot be decoded is counted, logged and dropped.
+
+    When the flowgraph stops, what has been received is finished for at most 60 s with "wait" and 1 s with "drop"; what is left
+    is counted as dropped, unwritten or unrefined, with the reason "stopped".
+
+    Raises ValueError for an unknown codec, policy, queue size, SNR or deadline, or an object that is no refinement.
     """
 
     def __init__(
@@ -69,14 +78,9 @@ class jscc_sink(gr.sync_block):
         queue_size=4,
         length_tag=LENGTH_TAG,
         device="cpu",
-        refine="none",
-        refiner="mini",
+        refinement=None,
         csi=False,
         deadline=2.0,
-        address=ADDRESS,
-        server_key="",
-        secret_key="",
-        refine_deadline=60.0,
     ):
         in_sig = [np.complex64, np.float32] if csi else [np.complex64]
         gr.sync_block.__init__(self, name="jscc_sink", in_sig=in_sig, out_sig=None)
@@ -84,160 +88,187 @@ class jscc_sink(gr.sync_block):
         self.message_port_register_out(self._images)
         self.message_port_register_out(self._refined)
         self._receiver = Receiver(codec, snr_db, device)
-        self._counters = Counters()
-        self._assembler = BurstAssembler(length_tag, self._receiver.find_codec)
-        self._gatherer = Gatherer(deadline)
-        self._gathering = threading.Lock()
-        self._stopping = threading.Event()
-        self._clock = None
-        self._deadline, self._starved_since = deadline, None
-        self._worker = Worker(self._decode, self._failed, self._thrown_away, queue_size, on_full)
-        if refine not in WHERE:
-            raise ValueError(f"refine = {refine!r} is not one of {', '.join(WHERE)}")
-        self._refinement = None
-        if refine == "local":
-            self._refinement = LocalRefinement(refiner, device, self._publish_refined, self._warn, queue_size, on_full)
-        elif refine == "remote":
-            keys = (server_key, secret_key)
-            self._refinement = RemoteRefinement(
-                address, refiner, self._publish_refined, self._warn, 8 * queue_size, on_full, refine_deadline, *keys
-            )
-        self._folder = folder
-        self._holds_back = on_full == "wait"
-        self._ended = collections.deque()
-        self._seen = 0
+        self._counters = Counters(
+            "received", "decoded", "truncated", "dropped", "published", "written", "unwritten", by_reason=("dropped",)
+        )
+        self._log = RateLimitedLog(self._warn)
+        self._incoming = Incoming(length_tag, self._receiver, deadline, self._log)
+        self._decoder = Worker(self._decode, self._decoded, self._failed, self._dropped, queue_size, on_full)
+        self._writer = None
+        if folder:
+            self._writer = ImageWriter(folder, self._counters, self._warn, WRITES_PER_BURST * queue_size, on_full)
+        check_refinement(refinement)
+        self._refinement = refinement
+        if refinement is not None:
+            refinement.attach(self._publish_refined, self._warn, queue_size, on_full)
+        self._holds_back, self._drain_timeout = on_full == "wait", DRAIN_TIMEOUT[on_full]
+        self._clock, self._stopping = None, threading.Event()
+        # Absolute index of the first symbol that was not seen yet.
+        self._next = 0
+        # Of these, the log has been told.
+        self._given_up = {}
 
+    @refuses_bad_values
     def set_snr_db(self, snr_db):
-        """Changes the SNR, dB, from the next decoded burst on; None estimates it."""
+        """Changes the SNR, dB, from the next decoded burst on; None estimates it. A bad value is logged and changes nothing."""
         self._receiver.set_snr_db(snr_db)
 
     def counters(self):
-        """{"received", "decoded", "truncated", "stray": symbols outside any burst, "late": fragments of images that had
-        been given up, "dropped": {reason: bursts}}, and with refinement "refined", "unrefined"."""
+        """What happened to bursts and images so far.
+
+        {"received": images, whole or not, "decoded", "truncated": of these, from a part of their symbols, "dropped": {reason:
+        bursts that could not be decoded}, "published": PDUs on both ports, "written": files, "unwritten": images whose file
+        could not be written, "stray": symbols outside any burst, "late": fragments of images that had been given up}, and with
+        a refinement "refined" and "unrefined".
+        """
         refinement = self._refinement.counters() if self._refinement else {}
-        return self._counters.snapshot() | {"stray": self._assembler.stray, "late": self._gatherer.late} | refinement
+        return self._counters.snapshot() | {"stray": self._incoming.stray, "late": self._incoming.late} | refinement
+
+    def reasons(self):
+        """Why bursts were dropped and images stayed unwritten or unrefined: {"dropped": {reason: number}, …}."""
+        return self._counters.reasons() | (self._refinement.reasons() if self._refinement else {})
 
     def start(self):
-        if self._refinement:
-            self._refinement.start()
-        self._worker.start()
+        for step in self._steps():
+            step.start()
         self._stopping.clear()
-        self._starved_since = None
+        # A flowgraph that starts anew counts symbols from 0; one that was only locked goes on.
+        self._next = max(self._next, self.nitems_read(0)) if self.nitems_read(0) else 0
         if not self._holds_back:
             self._clock = threading.Thread(target=self._watch_deadline, daemon=True, name="jscc_sink-deadline")
             self._clock.start()
         return True
 
     def stop(self):
+        end = time.monotonic() + self._drain_timeout
         self._stopping.set()
         if self._clock:
             self._clock.join()
-        last = self._assembler.flush()
-        if last is not None:
-            self._gather([last])
-        with self._gathering:
-            self._ended.extend(self._gatherer.flush())
-        while self._ended and self._worker.submit(self._ended[0], DRAIN_TIMEOUT):
-            self._ended.popleft()
-        if not self._worker.stop(DRAIN_TIMEOUT):
-            self.logger.error(f"stopped with images still undecoded after {DRAIN_TIMEOUT:.0f} s")
-        if self._refinement and not self._refinement.stop(DRAIN_TIMEOUT):
-            self.logger.error(f"stopped with images still unrefined after {DRAIN_TIMEOUT:.0f} s")
+        self._incoming.flush()
+        drain = threading.Timer(QUIET_STOP, self._tell_drain)
+        drain.start()
+        ended = self._incoming.ended
+        while ended:
+            burst = ended.popleft()
+            if not self._decoder.submit(burst, max(0.0, end - time.monotonic())):
+                self._dropped(burst, "stopped")
+        for step in self._steps():
+            step.stop(max(WRITE_TIMEOUT if step is self._writer else 0.0, end - time.monotonic()))
+        drain.cancel()
+        self._tell_left()
         return True
 
     def work(self, input_items, output_items):
         # A flowgraph ends, and its messages with it, when the last symbol is consumed. So with "wait" the last one seen
-        # stays unconsumed until the decoder has published everything; ``_seen`` symbols of this window are such.
-        symbols = input_items[0]
-        fresh = symbols[self._seen :]
+        # stays unconsumed until every image has been published.
+        first, symbols = self.nitems_read(0), input_items[0]
+        seen = self._next - first
+        fresh = symbols[seen:]
         if len(fresh) and self._deliver():
-            tags = self.get_tags_in_window(0, self._seen, len(symbols))
-            noise_var = input_items[1][self._seen :] if len(input_items) > 1 else None
-            self._gather(self._assembler.push(fresh, self.nitems_read(0) + self._seen, tags, noise_var))
-            self._seen = len(symbols)
+            tags = self.get_tags_in_window(0, seen, len(symbols))
+            noise_var = input_items[1][seen:] if len(input_items) > 1 else None
+            self._incoming.push(fresh, self._next, tags, noise_var)
+            self._next = first + len(symbols)
             self._deliver()
-            self._starved_since = None
         elif not len(fresh):
             self._deliver() and self._wait_idle()
-            self._give_up_when_starved()
-        idle = not self._ended and self._worker.idle and (self._refinement is None or self._refinement.idle)
-        idle = idle and not self._gatherer.waiting
-        consumed = self._seen if idle or not self._holds_back else max(0, self._seen - 1)
-        self._seen -= consumed
-        return consumed
+            self._incoming.starve()
+        idle = self._incoming.idle and self._decoder.idle and (self._refinement is None or self._refinement.idle)
+        seen = self._next - first
+        return seen if idle or not self._holds_back else max(0, seen - 1)
 
-    def _gather(self, bursts):
-        """Queues whole images: bursts as they are, and those that fragments make up."""
-        for burst in bursts:
-            if burst.fragment is None:
-                self._ended.append(burst)
-                continue
-            snr_db = self._receiver.snr_db_of(burst.values, burst.snr_db)
-            noise_var = burst.noise_var
-            if noise_var is None:
-                noise_var = np.full(len(burst.values), noise_variance(snr_db), np.float32)
-            with self._gathering:
-                self._ended.extend(self._gatherer.push(burst.fragment, burst.values, noise_var, snr_db, time.monotonic()))
-
-    def _watch_deadline(self):
-        while not self._stopping.wait(PATIENCE):
-            with self._gathering:
-                expired = self._gatherer.expire(time.monotonic())
-            for image in expired:
-                self._worker.submit(image)
-
-    def _give_up_when_starved(self):
-        """Where the stream is held back, its own time is what a deadline is measured in."""
-        if not self._gatherer.waiting or self._deadline is None:
-            return
-        self._starved_since = self._starved_since or time.monotonic()
-        if time.monotonic() - self._starved_since > self._deadline:
-            self._ended.extend(self._gatherer.flush())
+    def _steps(self):
+        """The workers behind `work`, in the order in which images pass them."""
+        return [step for step in (self._decoder, self._refinement, self._writer) if step is not None]
 
     def _deliver(self):
-        """Hands ended bursts to the worker; False while it has no room for all of them."""
-        while self._ended:
-            if not self._worker.submit(self._ended[0], PATIENCE):
+        """Hands what has ended to the decoder; False while it has no room for all of it."""
+        ended = self._incoming.ended
+        while ended:
+            if not self._decoder.submit(ended[0], PATIENCE):
                 return False
-            self._ended.popleft()
+            ended.popleft()
         return True
 
     def _wait_idle(self):
-        if self._worker.wait_idle(PATIENCE) and self._refinement:
+        if self._decoder.wait_idle(PATIENCE) and self._refinement:
             self._refinement.wait_idle(PATIENCE)
 
+    def _watch_deadline(self):
+        while not self._stopping.wait(PATIENCE):
+            for image in self._incoming.expire():
+                self._decoder.submit(image)
+
+    # The steps, each in the thread of the worker that calls it.
+
     def _decode(self, burst):
-        self._counters.count("received")
+        """A Burst, or the (ImageHeader, Reception) of an image in fragments → (pixels, metadata). Raises Dropped."""
         if isinstance(burst, tuple):
             header, reception = burst
             pixels, snr_db, truncated = self._receiver.decode_reception(reception, header)
         else:
             if burst.problem is not None:
-                raise Dropped("header", burst.problem)
+                raise burst.problem
             header = burst.header
             pixels, snr_db, truncated = self._receiver.decode(burst.values, header, burst.snr_db)
+        return pixels, received_metadata(header, snr_db, truncated)
+
+    def _decoded(self, burst, image):
+        pixels, metadata = image
+        self._counters.count("received")
         self._counters.count("decoded")
-        self._counters.count("truncated", int(truncated))
-        metadata = received_metadata(header, snr_db, truncated)
-        self.message_port_pub(self._images, image_to_pdu(pixels, metadata))
-        if self._folder:
-            write_image(unused_path(self._folder, f"{header.image_id:06d}"), pixels)
+        self._counters.count("truncated", int(metadata["truncated"]))
+        self._publish(self._images, pixels, metadata)
+        self._write(f"{metadata['image_id']:06d}", pixels)
         if self._refinement:
-            self._refinement.submit(pixels, metadata, DRAIN_TIMEOUT)
+            self._refinement.submit(pixels, metadata, self._drain_timeout)
 
     def _publish_refined(self, pixels, metadata):
-        self.message_port_pub(self._refined, image_to_pdu(pixels, metadata | {"stage": "refined"}))
-        if self._folder:
-            write_image(unused_path(self._folder, f"{metadata['image_id']:06d}_refined"), pixels)
+        self._publish(self._refined, pixels, metadata | {"stage": "refined"})
+        self._write(f"{metadata['image_id']:06d}_refined", pixels)
+
+    def _publish(self, port, pixels, metadata):
+        try:
+            self.message_port_pub(port, image_to_pdu(pixels, metadata))
+        except Exception as error:
+            self._log.note("publish", f"image {metadata['image_id']} not published: {one_line(error)}")
+        else:
+            self._counters.count("published")
+
+    def _write(self, name, pixels):
+        if self._writer:
+            self._writer.submit(name, pixels, self._drain_timeout)
+
+    def _failed(self, burst, error):
+        reason = error.reason if isinstance(error, Dropped) else "error"
+        self._counters.count("received")
+        self._counters.count("dropped", reason=reason)
+        self._log.note(f"dropped: {reason}", f"burst dropped: {one_line(error)}")
+
+    def _dropped(self, burst, reason):
+        self._counters.count("received")
+        self._counters.count("dropped", reason=reason)
+        if reason != "stopped":
+            self._log.note(f"dropped: {reason}", "burst dropped: the decoder is behind and its queue is full")
+
+    # Log lines.
 
     def _warn(self, line):
         self.logger.warn(line)
 
-    def _failed(self, burst, error):
-        self._counters.drop(error.reason if isinstance(error, Dropped) else "error")
-        self.logger.warn(f"burst dropped: {error}")
+    def _tell_drain(self):
+        names = ("bursts to decode", "images to refine", "images to write")
+        steps = (self._decoder, self._refinement, self._writer)
+        left = [f"{step.unfinished} {name}" for step, name in zip(steps, names) if step is not None and step.unfinished]
+        if left:
+            self._warn(f"stopping: {', '.join(left)}; waiting for at most {self._drain_timeout:.0f} s")
 
-    def _thrown_away(self, burst):
-        self._counters.count("received")
-        self._counters.drop("queue full")
-        self.logger.warn("burst dropped: the decoder is behind and its queue is full")
+    def _tell_left(self):
+        """Says what stop gave up."""
+        names = {"dropped": "bursts undecoded", "unrefined": "images unrefined", "unwritten": "images unwritten"}
+        given_up = {name: reasons.get("stopped", 0) for name, reasons in self.reasons().items()}
+        fresh = {name: number - self._given_up.get(name, 0) for name, number in given_up.items()}
+        self._given_up = given_up
+        left = [f"{fresh[name]} {what}" for name, what in names.items() if fresh.get(name)]
+        if left:
+            self._warn(f"stopped with {', '.join(left)}")

@@ -3,27 +3,45 @@
 
 import collections
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pmt
 from gnuradio import gr
 
+from diffjscc.errors import one_line
 from diffjscc.images import find_images, read_image
+from diffjscc.symbols import Symbols
 
+from .counters import Counters
 from .pdus import HEADER_TAG, LENGTH_TAG, header_to_pmt, image_from_pdu
+from .setters import refuses_bad_values
+from .threads import start_thread
 from .transmitter import Transmitter
 
 #: Seconds that `work` waits for an image before it gives the scheduler a turn.
 PATIENCE = 0.1
 
-#: Seconds that `work` waits for an image that is being encoded: an idle source may be ended by the scheduler.
-ENCODING_PATIENCE = 10.0
+#: Seconds that `work` waits for an image that is being encoded once nobody sends messages any more: the scheduler then ends a
+#: source that has nothing.
+LAST_PATIENCE = 60.0
+
+#: Seconds that `stop` waits for an image that is being encoded.
+STOP_TIMEOUT = 1.0
 
 #: Encoded images kept ready ahead of the stream.
 AHEAD = 2
 
 #: Images from the message port that may wait.
 MAX_WAITING = 64
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An encoded image; ``posted``: it came from the message port."""
+
+    symbols: Symbols
+    posted: bool
 
 
 class jscc_source(gr.sync_block):
@@ -43,8 +61,12 @@ class jscc_source(gr.sync_block):
     device       where to encode: cpu, cuda, …
 
     Reading and encoding run in a thread of their own, two images ahead of the stream. An image that cannot be read or
-    encoded is counted, logged and passed over; when no file of a pass could be sent, the source ends. Raises ValueError
-    for a source, codec, rate or SNR that does not exist.
+    encoded is counted, logged and passed over; when no file of a pass could be sent, the source ends.
+
+    A flowgraph that is stopped and started again goes on where it was: the image whose burst was cut is sent again from its
+    beginning, then those that were waiting, and files follow from the next one (after the last file, from the first).
+
+    Raises ValueError for a source, codec, rate or SNR that does not exist.
     """
 
     def __init__(
@@ -58,39 +80,57 @@ class jscc_source(gr.sync_block):
         self._files = find_images(source) if source else []
         self._repeat = repeat
         self._length_tag = pmt.intern(length_tag)
-        self._waiting = collections.deque()
-        self._ready = collections.deque()
-        self._encoding = self._ended = self._stopping = False
+        self._counters = Counters("sent", "skipped")
         self._changed = threading.Condition()
         self._thread = None
-        self._sent = self._skipped = 0
-        self._burst = np.zeros(0, np.complex64)
+        self._running = self._ended = self._stopping = False
+        # The way of an image: read from files or taken from the message port, then being encoded, ready, and being sent.
+        self._pass = None
+        self._waiting, self._encoding = collections.deque(), None
+        self._ready = collections.deque()
+        self._sending, self._burst = None, np.zeros(0, np.complex64)
         self.message_port_register_in(pmt.intern("images"))
         self.set_msg_handler(pmt.intern("images"), self._take_pdu)
 
+    @refuses_bad_values
     def set_rate(self, rate):
-        """Changes the rate from the next image encoded. Raises ValueError, and keeps the old one, where the codec lacks it."""
+        """Changes the rate from the next image encoded. A rate that the codec lacks is logged and changes nothing."""
         self._transmitter.set_rate(rate)
 
+    @refuses_bad_values
     def set_snr_db(self, snr_db):
-        """Changes the SNR, dB, from the next image encoded. Raises ValueError, and keeps the old one, unless finite."""
+        """Changes the SNR, dB, from the next image encoded. A bad value is logged and changes nothing."""
         self._transmitter.set_snr_db(snr_db)
 
     def counters(self):
-        """{"sent": images on the stream, "skipped": images that could not be read or encoded}."""
-        return {"sent": self._sent, "skipped": self._skipped}
+        """{"sent": images on the stream to their last symbol, "skipped": images that could not be read or encoded, "waiting":
+        images of the message port that are neither yet}."""
+        with self._changed:
+            posted = [self._encoding == "posted", *(item is not None and item.posted for item in (*self._ready, self._sending))]
+            return self._counters.snapshot() | {"waiting": len(self._waiting) + sum(posted)}
 
     def start(self):
-        self._stopping = self._ended = False
-        self._thread = threading.Thread(target=self._run, daemon=True, name="jscc_source")
-        self._thread.start()
+        with self._changed:
+            self._stopping = self._ended = False
+            if self._sending is not None:
+                self._ready.appendleft(self._sending)
+            self._sending, self._burst = None, self._burst[:0]
+            if self._files and self._pass is None:
+                self._pass = self._read_files()
+            # A thread that was still encoding when the flowgraph was stopped goes on.
+            if not self._running:
+                self._running = True
+                self._thread = start_thread(self._run, self.stop, "jscc_source")
         return True
 
     def stop(self):
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(ENCODING_PATIENCE)
+        self._thread.join(STOP_TIMEOUT)
+        waiting = self.counters()["waiting"]
+        if waiting:
+            self.logger.warn(f"stopped with {waiting} images not sent: they are sent when the flowgraph starts again")
         return True
 
     def work(self, input_items, output_items):
@@ -100,17 +140,21 @@ class jscc_source(gr.sync_block):
             with self._changed:
                 if not self._ready:
                     return -1
-                symbols = self._ready.popleft()
+                self._sending = self._ready.popleft()
                 self._changed.notify_all()
+            symbols = self._sending.symbols
             self._burst = np.concatenate((symbols.values, self._silence))
             offset = self.nitems_written(0)
             self.add_item_tag(0, offset, self._length_tag, pmt.from_long(len(symbols.values)))
             self.add_item_tag(0, offset, HEADER_TAG, header_to_pmt(symbols.header))
-            self._sent += 1
         out = output_items[0]
         count = min(len(out), len(self._burst))
         out[:count] = self._burst[:count]
         self._burst = self._burst[count:]
+        if self._sending is not None and len(self._burst) <= len(self._silence):
+            with self._changed:
+                self._sending = None
+                self._counters.count("sent")
         return count
 
     def _wait_for_burst(self):
@@ -120,8 +164,8 @@ class jscc_source(gr.sync_block):
                 return True
             # The scheduler ends a source that produces nothing once those who send it messages have ended. Images that
             # they have sent are then still to go.
-            coming = self._encoding or self._waiting
-            return bool(coming and self._changed.wait_for(lambda: self._ready or self._ended, ENCODING_PATIENCE))
+            coming = self.finished() and (self._encoding or self._waiting)
+            return bool(coming and self._changed.wait_for(lambda: self._ready or self._ended, LAST_PATIENCE))
 
     def _take_pdu(self, message):
         try:
@@ -136,38 +180,48 @@ class jscc_source(gr.sync_block):
         return self._skip(f"{MAX_WAITING} images are waiting already: send them more slowly")
 
     def _skip(self, reason):
-        self._skipped += 1
-        self.logger.warn(f"image skipped: {reason}")
+        self._counters.count("skipped")
+        self.logger.warn(f"image skipped: {one_line(reason)}")
+
+    # In the thread.
 
     def _run(self):
-        images = self._read_files() if self._files else None
-        while True:
+        while self._wait_for_work():
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or len(self._ready) < AHEAD)
-                if self._stopping:
-                    return
-                self._encoding = bool(self._waiting or images)
                 pixels = self._waiting.popleft() if self._waiting else None
-            symbols = None
-            try:
-                if pixels is None and images is not None:
-                    pixels = next(images)
-                if pixels is not None:
-                    symbols = self._transmitter.encode(pixels)
-            except StopIteration:
-                images = None
-            except Exception as error:
-                self._skip(error)
+                self._encoding = "file" if pixels is None else "posted"
+            symbols = self._encode(pixels)
             with self._changed:
-                self._encoding = False
                 if symbols is not None:
-                    self._ready.append(symbols)
-                elif images is None and not self._waiting:
-                    # Files were sent, so the flowgraph may end; a source of PDUs alone waits for more.
-                    self._ended = bool(self._files)
+                    self._ready.append(_Ready(symbols, self._encoding == "posted"))
+                self._encoding = None
+                # Files were sent, so the flowgraph may end; a source of PDUs alone waits for more.
+                self._ended = bool(self._files and self._pass is None and not self._waiting)
                 self._changed.notify_all()
-                if images is None:
-                    self._changed.wait_for(lambda: self._stopping or self._waiting)
+
+    def _wait_for_work(self):
+        """True when there is an image to encode and room for it; False when the flowgraph has stopped."""
+
+        def due():
+            return self._stopping or (len(self._ready) < AHEAD and (self._waiting or self._pass is not None))
+
+        with self._changed:
+            self._changed.wait_for(due)
+            self._running = not self._stopping
+            return self._running
+
+    def _encode(self, pixels):
+        """Symbols of pixels or, where they are None, of the next file; None where there is none, or it was skipped."""
+        try:
+            if pixels is None:
+                pixels = next(self._pass, None)
+            if pixels is None:
+                self._pass = None
+                return None
+            return self._transmitter.encode(pixels)
+        except Exception as error:
+            self._skip(error)
+            return None
 
     def _read_files(self):
         """uint8 images of the files, over and over with ``repeat``; unreadable ones are skipped."""

@@ -59,6 +59,23 @@ def command(name, function, arguments):
         return 130
 
 
+def summary(counters, reasons=None):
+    """Two lines of what a transmitter or receiver counted: of bursts, and of images; in brackets why, where that is known."""
+    images = {name: number for name, number in counters.items() if name != "bursts"}
+    lines = []
+    for what, numbers in (("bursts", counters["bursts"]), ("images", images)):
+        shown = (_counted(name, number, (reasons or {}).get(name, {})) for name, number in numbers.items())
+        lines.append(f"{what}: {', '.join(shown)}")
+    return "\n".join(lines)
+
+
+def _counted(name, number, why):
+    if isinstance(number, dict):
+        number, why = sum(number.values()), number
+    brackets = ", ".join(f"{reason} {count}" for reason, count in why.items())
+    return f"{name} {number} ({brackets})" if brackets else f"{name} {number}"
+
+
 def run(flowgraph, finished=lambda: False):
     """Runs a flowgraph until it ends, ``finished()`` says so, or someone interrupts or terminates the process."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

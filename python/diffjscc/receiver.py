@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bursts to images, with an account of every one: what jscc_sink and jscc_decoder share."""
+"""Bursts to images: what jscc_sink and jscc_decoder share."""
 
-import collections
 import math
-import threading
 
 import numpy as np
 
@@ -12,44 +10,17 @@ from diffjscc.hub import find_model, list_models
 from diffjscc.snr import estimate_snr_db, noise_variance
 from diffjscc.symbols import ImageHeader, Reception, parse_snr_db
 
+from .bursts import Dropped
+
 #: A burst of which less than this share arrived is not worth decoding.
 MIN_SHARE = 0.1
 
 
-class Dropped(Exception):
-    """A burst that cannot be decoded. ``reason`` is its counter's name, the message one line for the log."""
-
-    def __init__(self, reason, message):
-        super().__init__(message)
-        self.reason = reason
-
-
-class Counters:
-    """received, decoded, truncated, and dropped by reason; counted from any thread."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._counts = collections.Counter()
-        self._dropped = collections.Counter()
-
-    def count(self, name, number=1):
-        with self._lock:
-            self._counts[name] += number
-
-    def drop(self, reason):
-        with self._lock:
-            self._dropped[reason] += 1
-
-    def snapshot(self):
-        """{"received": n, "decoded": n, "truncated": n, "dropped": {reason: n, …}}."""
-        with self._lock:
-            return {name: self._counts[name] for name in ("received", "decoded", "truncated")} | {"dropped": dict(self._dropped)}
-
-
 class Receiver:
-    """Decodes what bursts hold; loads codecs when the first burst asks for them.
+    """Decodes what bursts hold; loads a codec when the first burst asks for it.
 
-    codec    the codec that bursts must name, by name or folder; "" for whichever installed codec they name
+    codec    the codec that bursts must name, by name or folder; "" for whichever codec they name of those that are installed
+             when the receiver is made
     snr_db   SNR at the receiver, dB; None to take the burst's own tag, or to estimate it from the symbols
     device   where to decode, as torch writes it
 
@@ -57,10 +28,15 @@ class Receiver:
     """
 
     def __init__(self, codec, snr_db, device):
+        # {name: what load_codec is given}. Names from the air are looked up here and nowhere else: they never become paths,
+        # and no burst causes a look at the disk. A codec that does not exist is refused when the flowgraph is built.
         if codec:
-            # One that does not exist is refused when the flowgraph is built, not with the first image.
-            find_model(codec)
-        self._codec_name, self._device = str(codec), device
+            self._names = {find_model(codec).name: codec}
+        else:
+            self._names = {entry.name: entry.name for entry in list_models() if entry.codec}
+        # Where two codecs share a number, the first one in the order of lookup has it.
+        self._numbers = {codec_number(name): name for name in reversed(self._names)}
+        self._device = device
         self._codecs = {}
         self.set_snr_db(snr_db)
 
@@ -87,19 +63,19 @@ class Receiver:
 
         arrived = int(np.isfinite(reception.noise_var).sum())
         self._check_share(arrived, header.symbol_count)
+        codec = self._codec(header.codec)
         try:
-            image = self._codec(header.codec).decode(reception, header)
+            image = codec.decode(reception, header)
         except ValueError as error:
             raise Dropped("header", str(error)) from None
         return to_pixels(image), reception.snr_db, arrived < header.symbol_count
 
     def find_codec(self, number):
-        """Id of the codec with this number on the air. Raises ValueError where none that may be used has it."""
-        names = [find_model(self._codec_name).name] if self._codec_name else [entry.name for entry in list_models() if entry.codec]
-        for name in names:
-            if codec_number(name) == number:
-                return name
-        raise ValueError(f"burst was encoded by codec number {number}, this receiver decodes {', '.join(names)}")
+        """Id of the codec with this number on the air. Raises Dropped where this receiver decodes none with it."""
+        try:
+            return self._numbers[number]
+        except KeyError:
+            raise Dropped("codec", f"burst was encoded by codec number {number}, this receiver decodes {self._known()}") from None
 
     def _check_share(self, arrived, expected):
         if arrived < MIN_SHARE * expected:
@@ -116,16 +92,11 @@ class Receiver:
     def _codec(self, name):
         from diffjscc.hub import load_codec
 
-        if name in self._codecs:
-            return self._codecs[name]
-        if self._codec_name:
-            expected = find_model(self._codec_name).name
-            if name != expected:
-                raise Dropped("codec", f"burst was encoded by codec '{name}', this receiver decodes '{expected}'")
-            self._codecs[name] = load_codec(self._codec_name, self._device)
-        else:
-            # Names from the air are looked up among installed models only; they never become paths.
-            if name not in {entry.name for entry in list_models()}:
-                raise Dropped("codec", f"burst was encoded by codec '{name}', which is not installed: see `diffjscc models`")
-            self._codecs[name] = load_codec(name, self._device)
+        if name not in self._names:
+            raise Dropped("codec", f"burst was encoded by codec '{name}', this receiver decodes {self._known()}")
+        if name not in self._codecs:
+            self._codecs[name] = load_codec(self._names[name], self._device)
         return self._codecs[name]
+
+    def _known(self):
+        return ", ".join(f"'{name}'" for name in self._names) or "none: no codec is installed"

@@ -4,8 +4,15 @@
 import pmt
 from gnuradio import gr
 
+from diffjscc.errors import one_line
+from diffjscc.hub import DEFAULT_REFINER
+
+from .counters import Counters
+from .logs import RateLimitedLog
 from .pdus import image_from_pdu, image_to_pdu
-from .refinement import ADDRESS, RemoteRefinement
+from .refinement import ADDRESS
+from .remote_refinement import RemoteRefinement
+from .worker import DRAIN_TIMEOUT
 
 
 class refine_client(gr.basic_block):
@@ -24,39 +31,45 @@ class refine_client(gr.basic_block):
     outage, and refinement resumes by itself. Raises ValueError for an address, a deadline or a key that cannot be.
     """
 
-    def __init__(self, address=ADDRESS, refiner="mini", queue_size=32, deadline=60.0, server_key="", secret_key=""):
+    def __init__(self, address=ADDRESS, refiner=DEFAULT_REFINER, queue_size=32, deadline=60.0, server_key="", secret_key=""):
         gr.basic_block.__init__(self, name="refine_client", in_sig=None, out_sig=None)
-        if queue_size < 1:
-            raise ValueError(f"queue size {queue_size}: must be at least 1")
         self._refined = pmt.intern("refined")
-        self._bad = 0
+        self._counters, self._log = Counters("bad"), RateLimitedLog(self._warn)
         self.message_port_register_in(pmt.intern("images"))
         self.message_port_register_out(self._refined)
         self.set_msg_handler(pmt.intern("images"), self._take)
-        self._refinement = RemoteRefinement(
-            address, refiner, self._publish, self._warn, queue_size, "drop", deadline, server_key, secret_key
-        )
+        self._refinement = RemoteRefinement(address, refiner, deadline, server_key, secret_key, queue_size, "drop")
+        self._refinement.attach(self._publish, self._warn, queue_size, "drop")
 
     def counters(self):
         """{"refined", "unrefined": images that were not, "bad": messages that were no image}."""
-        return self._refinement.counters() | {"bad": self._bad}
+        return self._refinement.counters() | self._counters.snapshot()
+
+    def reasons(self):
+        """Why images stayed unrefined: {"unrefined": {reason: images}}."""
+        return self._refinement.reasons()
 
     def start(self):
         self._refinement.start()
         return True
 
     def stop(self):
-        self._refinement.stop(0.0)
+        stopped = self._refinement.reasons().get("unrefined", {}).get("stopped", 0)
+        self._refinement.stop(DRAIN_TIMEOUT["drop"])
+        left = self._refinement.reasons().get("unrefined", {}).get("stopped", 0) - stopped
+        if left:
+            self._warn(f"stopped with {left} images unrefined")
         return True
 
     def _take(self, message):
         # An exception in a message handler would end the flowgraph.
         try:
             pixels, metadata = image_from_pdu(message)
-            self._refinement.submit(pixels, metadata, 0.0)
         except Exception as error:
-            self._bad += 1
-            self.logger.warn(f"image not refined: {error}")
+            self._counters.count("bad")
+            self._log.note("bad", f"message is no image: {one_line(error)}")
+            return
+        self._refinement.submit(pixels, metadata, 0.0)
 
     def _publish(self, pixels, metadata):
         self.message_port_pub(self._refined, image_to_pdu(pixels, metadata | {"stage": "refined"}))

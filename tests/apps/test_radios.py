@@ -78,7 +78,7 @@ def test_images_cross_a_file_and_a_lost_burst_is_told_and_costs_little(images, t
     out = finish(
         start("tx", images, "--radio", "file", "--file", path, "--burst-symbols", SYMBOLS // fragments, "--preset", "ofdm64")
     )
-    assert out == "sent 3, skipped 0, bursts 12, dropped 0\n"
+    assert out == "bursts: sent 12, dropped 0\nimages: sent 3, skipped 0, waiting 0\n"
     samples, burst = np.fromfile(path, np.complex64), find_preset("ofdm64").burst_len(SYMBOLS // fragments)
     assert len(samples) == 3 * (fragments * burst + 3 * 64 + SILENCE)
     samples[:burst] = 0
@@ -88,7 +88,7 @@ def test_images_cross_a_file_and_a_lost_burst_is_told_and_costs_little(images, t
     assert out[2].startswith("image 2: 224×160, SNR ") and out[2].endswith("CFO +0 Hz")
     assert out[3:] == [
         "bursts: detected 11, received 11, rejected 0",
-        "images: received 3, decoded 3, truncated 1, stray 0, late 0",
+        "images: received 3, decoded 3, truncated 1, dropped 0, published 3, written 3, unwritten 0, stray 0, late 0",
     ]
     holed, *whole = quality(tmp_path / "out", images)
     assert holed > 20 and min(whole) > 27

@@ -31,7 +31,7 @@ def run(images, sink):
 
 
 def test_every_image_comes_twice_and_both_are_written(images, refiner, tmp_path):
-    sink = diffjscc.jscc_sink(refine="local", refiner=refiner, folder=str(tmp_path), queue_size=1)
+    sink = diffjscc.jscc_sink(folder=str(tmp_path), queue_size=1, refinement=diffjscc.LocalRefinement(refiner))
     initial, refined = run(images, sink)
     assert [metadata["image_id"] for _, metadata in initial] == [0, 1, 2]
     assert [metadata["image_id"] for _, metadata in refined] == [0, 1, 2]
@@ -45,7 +45,7 @@ def test_every_image_comes_twice_and_both_are_written(images, refiner, tmp_path)
 
 
 def test_the_same_image_is_refined_the_same_way_again(images, refiner):
-    first, second = (run(images, diffjscc.jscc_sink(refine="local", refiner=refiner, snr_db=7.0))[1] for _ in range(2))
+    first, second = (run(images, diffjscc.jscc_sink(refinement=diffjscc.LocalRefinement(refiner), snr_db=7.0))[1] for _ in range(2))
     for (a, _), (b, _) in zip(first, second):
         assert np.array_equal(a, b)
 
@@ -58,21 +58,21 @@ def test_a_refiner_that_fails_costs_no_initial_image(images, refiner, monkeypatc
         raise RuntimeError("no such device")
 
     monkeypatch.setattr("diffjscc.hub.load_refiner", fail)
-    sink = diffjscc.jscc_sink(refine="local", refiner=refiner)
+    sink = diffjscc.jscc_sink(refinement=diffjscc.LocalRefinement(refiner))
     initial, refined = run(images, sink)
     assert len(initial) == 3 and refined == []
     assert sink.counters()["unrefined"] == 3 and len(calls) == 3
 
 
 def test_an_image_for_which_there_is_no_room_in_time_is_counted(refiner):
-    from gnuradio.diffjscc.refinement import LocalRefinement
-
     warned = []
-    refinement = LocalRefinement(refiner, "cpu", None, warned.append, queue_size=1, on_full="wait")
+    refinement = diffjscc.LocalRefinement(refiner, queue_size=1)
+    refinement.attach(None, warned.append, 4, "wait")
     # Its thread was never started, so that the first image stays in the queue.
     for image_id in range(2):
         refinement.submit(np.zeros((32, 32, 3), np.uint8), {"image_id": image_id}, timeout=0.01)
     assert refinement.counters() == {"refined": 0, "unrefined": 1}
+    assert refinement.reasons() == {"unrefined": {"queue full": 1}}
     assert len(warned) == 1 and "image 1 not refined" in warned[0]
 
 
@@ -84,13 +84,23 @@ def test_without_refinement_nothing_is_refined(images):
 
 
 @pytest.mark.parametrize(
-    ("options", "line"),
+    ("make", "line"),
     [
-        ({"refine": "elsewhere"}, "refine = 'elsewhere' is not one of none, local"),
-        ({"refine": "local", "refiner": "absent"}, "neither a known name"),
-        ({"refine": "local", "refiner": "lite"}, "has no refiner"),
+        (lambda: diffjscc.LocalRefinement("absent"), "neither a known name"),
+        (lambda: diffjscc.LocalRefinement("lite"), "has no refiner"),
+        (lambda: diffjscc.LocalRefinement(queue_size=0), "queue size 0"),
+        (lambda: diffjscc.LocalRefinement(on_full="panic"), "'panic' is not one of wait, drop"),
+        (lambda: diffjscc.jscc_sink(refinement="local"), "refinement = 'local': expected None, or an object"),
+        (lambda: diffjscc.jscc_rx(refinement=diffjscc.LocalRefinement), "expected None, or an object"),
     ],
 )
-def test_wrong_refiners_are_refused_when_the_flowgraph_is_built(options, line):
+def test_wrong_refiners_are_refused_when_the_flowgraph_is_built(make, line):
     with pytest.raises(ValueError, match=line):
-        diffjscc.jscc_sink(**options)
+        make()
+
+
+def test_a_refinement_object_belongs_to_one_block():
+    refinement = diffjscc.LocalRefinement()
+    diffjscc.jscc_sink(refinement=refinement)
+    with pytest.raises(ValueError, match="belongs to another block"):
+        diffjscc.jscc_sink(refinement=refinement)

@@ -44,14 +44,17 @@ def warnings(monkeypatch):
 class Link:
     """A folder of images sent again and again, a jscc_sink at the end of it, and what comes out, in ``folder`` too.
 
-    rate   symbols/s; none: as fast as the sink takes them
+    rate     symbols/s; none: as fast as the sink takes them
+    options  of RemoteRefinement; those of the sink are named
     """
 
-    def __init__(self, images, folder, rate=None, repeat=True, **options):
+    def __init__(self, images, folder, rate=None, repeat=True, on_full="wait", queue_size=4, **options):
         self.folder = folder
-        options = {"refine": "remote", "refiner": "stub", "snr_db": 7.0, "folder": str(folder)} | options
+        refinement = diffjscc.RemoteRefinement(**{"refiner": "stub"} | options)
         self.source = diffjscc.jscc_source(str(images), rate="1/128", snr_db=7.0, repeat=repeat)
-        self.sink = diffjscc.jscc_sink(**options)
+        self.sink = diffjscc.jscc_sink(
+            snr_db=7.0, folder=str(folder), on_full=on_full, queue_size=queue_size, refinement=refinement
+        )
         self.initial, self.refined = MessageSink(), MessageSink()
         self.flowgraph = gr.top_block()
         stages = [self.source, self.sink]
@@ -129,7 +132,7 @@ def test_a_service_that_is_not_there_costs_no_initial_image_and_one_line(images,
 def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(images, tmp_path, warnings):
     """kill -9 while it is busy, thirty images without it, and a new one at the same address."""
     server = service("--seconds", "0.3", "--max-batch", "1")
-    with Link(images, tmp_path, rate=RATE, address=server.address, refine_deadline=2.0, on_full="drop") as link:
+    with Link(images, tmp_path, rate=RATE, address=server.address, deadline=2.0, on_full="drop") as link:
         wait_until(lambda: len(link.refined.messages) >= 2)
         server.kill()
         lost_at = len(link.initial.messages)
@@ -179,12 +182,12 @@ def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(images, tmp_pat
         ({"address": "tcp://gpu.local:70000"}, "port 70000 does not exist"),
         ({"server_key": "absent.key", "secret_key": "absent.key_secret"}, "no key file"),
         ({"server_key": "server.key"}, "go together"),
-        ({"refine_deadline": 0.0}, "must be above 0 seconds"),
+        ({"deadline": 0.0}, "must be above 0 seconds"),
     ],
 )
 def test_what_cannot_be_is_refused_when_the_flowgraph_is_built(options, line):
     with pytest.raises(ValueError, match=line):
-        diffjscc.jscc_sink(refine="remote", **options)
+        diffjscc.RemoteRefinement(**options)
 
 
 def test_the_example_has_the_bundled_refiner_elsewhere(tmp_path):

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What jscc_sink has received and its decoder has not yet: from tagged symbols to whole images."""
+
+import collections
+import threading
+import time
+
+import numpy as np
+
+from diffjscc.air.gatherer import Gatherer
+from diffjscc.snr import noise_variance
+
+from .bursts import BurstAssembler
+
+#: Symbols outside any burst, one behind another, from which on they are reported: more than the silence between bursts.
+STRAY_RUN = 1024
+
+
+class Incoming:
+    """Cuts a symbol stream into bursts, and puts the images together that came in fragments.
+
+    length_tag  name of the length tag
+    receiver    Receiver, for codecs' numbers and the SNR of fragments
+    deadline    seconds without a fragment after which an incomplete image is complete; None to wait
+    log         RateLimitedLog
+    ended       deque of what can be decoded: a `Burst`, or the (ImageHeader, Reception) of an image that came in fragments
+    """
+
+    def __init__(self, length_tag, receiver, deadline, log):
+        self._receiver, self._deadline, self._log = receiver, deadline, log
+        self._assembler = BurstAssembler(length_tag, receiver.find_codec)
+        self._gatherer = Gatherer(deadline)
+        # A live receiver's clock expires images while `work` adds to them.
+        self._lock = threading.Lock()
+        self._stray_told = self._late_told = 0
+        self._starved_since = None
+        self.ended = collections.deque()
+
+    @property
+    def stray(self):
+        """Symbols outside any burst."""
+        return self._assembler.stray
+
+    @property
+    def late(self):
+        """Fragments of images that had been given up."""
+        return self._gatherer.late
+
+    @property
+    def idle(self):
+        """Whether nothing waits for more symbols or for the decoder."""
+        return not self.ended and not self._gatherer.waiting
+
+    def push(self, symbols, offset, tags, noise_var):
+        """Takes complex64 (n,), the absolute index of the first, their tags, and float32 (n,) or None."""
+        self._starved_since = None
+        self._gather(self._assembler.push(symbols, offset, tags, noise_var))
+        run = self._assembler.stray_run
+        if run >= max(STRAY_RUN, self._assembler.last_length):
+            self._tell_stray()
+        if self.late > self._late_told:
+            self._log.note(
+                "late",
+                lambda count: (
+                    f"{count} late fragments thrown away: their images were decoded without them; bursts came out of"
+                    f" order, or a pause within an image was longer than the deadline of {self._deadline} s"
+                ),
+                self.late - self._late_told,
+            )
+            self._late_told = self.late
+
+    def expire(self):
+        """The image whose deadline has passed, in a list: for receivers whose stream goes on."""
+        with self._lock:
+            return self._gatherer.expire(time.monotonic())
+
+    def starve(self):
+        """To be called again and again while no symbol comes: after the deadline, what is incomplete has ended.
+
+        Where the stream is held back, time counts only while it waits for symbols.
+        """
+        if not self._gatherer.waiting or self._deadline is None:
+            return
+        self._starved_since = self._starved_since or time.monotonic()
+        if time.monotonic() - self._starved_since > self._deadline:
+            self._finish()
+
+    def flush(self):
+        """The stream is over: what is open has ended."""
+        last = self._assembler.flush()
+        if last is not None:
+            self._gather([last])
+        self._finish()
+        if self.stray and not self._assembler.last_length:
+            self._tell_stray()
+
+    def _finish(self):
+        with self._lock:
+            self.ended.extend(self._gatherer.flush())
+
+    def _gather(self, bursts):
+        for burst in bursts:
+            if burst.fragment is None:
+                self.ended.append(burst)
+                continue
+            snr_db = self._receiver.snr_db_of(burst.values, burst.snr_db)
+            noise_var = burst.noise_var
+            if noise_var is None:
+                noise_var = np.full(len(burst.values), noise_variance(snr_db), np.float32)
+            with self._lock:
+                self.ended.extend(self._gatherer.push(burst.fragment, burst.values, noise_var, snr_db, time.monotonic()))
+
+    def _tell_stray(self):
+        fresh = self.stray - self._stray_told
+        self._stray_told = self.stray
+        if fresh:
+            self._log.note(
+                "stray",
+                lambda count: (
+                    f"{count} symbols outside any burst: a block before this one loses the tags that mark where bursts"
+                    " begin (image_header and the length tag), or the silence behind each burst is longer than the burst"
+                ),
+                fresh,
+            )

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Setters that a running flowgraph calls."""
+
+import functools
+
+from gnuradio import gr
+
+from diffjscc.errors import one_line
+
+
+def refuses_bad_values(setter):
+    """A block's setter that logs one line, and keeps the old value, where ``setter`` raises.
+
+    GNU Radio's callbacks come from Qt slots and message handlers, where an exception ends the whole process.
+    """
+
+    @functools.wraps(setter)
+    def wrapper(self, value):
+        try:
+            setter(self, value)
+        except Exception as error:
+            # A hierarchical block has no logger of its own.
+            gr.logger(self.name()).warn(f"{setter.__name__}: {one_line(error)}; the old value stays")
+
+    return wrapper
