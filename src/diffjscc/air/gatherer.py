@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fragments to images, whatever is missing."""
+"""From fragments to images, with erasures for what is missing."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..symbols import ImageHeader, Reception
 from .header import Fragment
 from .sequences import scattered_order
 
-#: Images that were given out lately, whose late fragments are known as such.
+#: How many images that were given out are remembered, to recognise their late fragments.
 REMEMBERED = 64
 
 
 class Gatherer:
     """Collects the fragments of one image after another.
 
-    Bursts keep their order on the air, so an image is given out when its last fragment has come, or the first of another
-    image; or `expire` finds that nothing has come for ``deadline`` seconds, or by `flush`. What is missing by then is an
-    erasure, noise variance +inf.
+    Bursts keep their order on the air. So an image is given out when it is complete, or when a fragment of another image
+    arrives; and by `expire` when nothing has arrived for ``deadline`` seconds, or by `flush`. Symbols that are missing by then
+    are erasures, noise variance +inf.
 
-    deadline   seconds without a fragment after which an image is given out; None to wait
-    late       fragments of images that had been given out
+    deadline   seconds without a fragment after which an image is given out; None for no limit
+    late       number of fragments whose image had been given out before
     """
 
     def __init__(self, deadline: float | None = None):
@@ -37,16 +37,18 @@ class Gatherer:
     def push(
         self, fragment: Fragment, values: np.ndarray, noise_var: np.ndarray, snr_db: float, now: float = 0.0
     ) -> list[tuple[ImageHeader, Reception]]:
-        """Takes a fragment, complex64 (n,) and float32 (n,), n at most its length; returns the images that end with it.
+        """Takes a fragment and returns the images that end with it.
 
-        now   any clock, seconds
+        values, noise_var   complex64 and float32 (n,), n at most the fragment's length
+        snr_db              of the burst
+        now                 time of any clock, seconds
         """
         key = (fragment.session, fragment.header, fragment.count)
         ended = []
         if self._open is not None and (self._open.key != key or fragment.index in self._open.snr_db):
             ended += self.flush()
         if self._open is None:
-            # An image that comes again from its beginning is a new one: ids wrap, and transmitters start anew.
+            # The first fragment of an image that was given out begins a new image: ids wrap, and transmitters restart.
             if key in self._given_out and fragment.index > 0:
                 self.late += 1
                 return ended
@@ -62,7 +64,7 @@ class Gatherer:
         return self._open is not None
 
     def expire(self, now: float) -> list[tuple[ImageHeader, Reception]]:
-        """The open image, if nothing has come for so long."""
+        """The open image, if its last fragment came longer than ``deadline`` ago."""
         overdue = self._deadline is not None and self._open is not None and now - self._open.last > self._deadline
         return self.flush() if overdue else []
 
@@ -87,7 +89,7 @@ class _Image:
 
     def add(self, fragment: Fragment, values: np.ndarray, noise_var: np.ndarray, snr_db: float, now: float) -> None:
         where = self._order[fragment.begin : fragment.begin + len(values)]
-        # A symbol that is not a number is as good as lost; so is one in infinite noise, whatever it reads.
+        # A symbol that is not finite is lost; so is one in infinite noise, whatever its value.
         sound = np.isfinite(values) & np.isfinite(noise_var) & (noise_var >= 0)
         self._values[where] = np.where(sound, values, 0)
         self._noise_var[where] = np.where(sound, noise_var, np.inf)

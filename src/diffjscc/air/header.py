@@ -14,8 +14,12 @@ from ..symbols import ImageHeader, rate_channels
 from .preset import HEADER_ELEMENTS, MAX_PAYLOAD, VERSION
 from .sequences import scattered_order
 
-#: Bits of the whole header, and of the part that describes the image.
-HEADER_BITS, IMAGE_BITS = 128, 88
+#: Bits of the whole header, and of its parts; the payload's length takes the others.
+HEADER_BITS, VERSION_BITS, IMAGE_BITS, CRC_BITS = 128, 3, 88, 24
+LENGTH_BITS = HEADER_BITS - VERSION_BITS - IMAGE_BITS - CRC_BITS
+
+#: CRC-24 of RFC 4880, section 6.1: polynomial with its highest term, and initial register.
+CRC_POLYNOMIAL, CRC_INITIAL = 0x1864CFB, 0xB704CE
 
 #: Most fragments of an image.
 MAX_FRAGMENTS = 64
@@ -26,14 +30,14 @@ ID_PERIOD, SESSION_PERIOD = 1 << 16, 1 << 5
 #: Largest side of an image, pixels.
 MAX_SIDE = 1 << 14
 
-#: Lowest SNR that the header can say, dB; it counts up in half decibels.
+#: Lowest SNR that the header can carry, dB; it counts up in half decibels.
 MIN_SNR_DB = -24.0
 
-#: Generators of the code, octal, the current bit first: (3, 1, 7), tail-biting.
+#: Generators of the tail-biting convolutional code, whose highest bit takes the current bit, and its constraint length.
 GENERATORS = (0o133, 0o171, 0o165)
 CONSTRAINT = 7
 
-#: The copies of the coded header in a burst are turned by this many symbols against each other.
+#: Each copy of the coded header in a burst is rotated by this many symbols against the copy before.
 COPY_SHIFT = 61
 
 #: Fields of the image's part: name and bits.
@@ -52,14 +56,14 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Fragment:
-    """Which part of which image a burst carries.
+    """One fragment of an image: what a burst carries.
 
-    header   the image's; its image_id counts modulo 2¹⁶ on the air
+    header   of the image; its image_id is carried modulo 2¹⁶
     index    of this fragment, 0 … count − 1
-    count    of the image's fragments, at most 64
-    session  a number that changes when a transmitter starts anew, 0 … 31
+    count    fragments of the image, at most 64
+    session  number that the transmitter drew when it started, 0 … 31
 
-    Raises ValueError where the air interface cannot carry it.
+    Raises ValueError for what the air interface cannot carry.
     """
 
     header: ImageHeader
@@ -81,17 +85,17 @@ class Fragment:
 
     @property
     def begin(self) -> int:
-        """Its first symbol among the image's, in the scattered order."""
+        """Index of its first symbol among the image's in scattered order."""
         return self.index * self.header.symbol_count // self.count
 
     @property
     def length(self) -> int:
-        """Symbols in it."""
+        """Its symbols."""
         return (self.index + 1) * self.header.symbol_count // self.count - self.begin
 
 
 def codec_number(codec: str) -> int:
-    """The 12 bits that name a codec on the air: the low bits of its id's CRC-32."""
+    """The 12 bits that identify a codec on the air: the low bits of its id's CRC-32."""
     return zlib.crc32(codec.encode()) & 0xFFF
 
 
@@ -118,9 +122,11 @@ def pack_image(fragment: Fragment) -> bytes:
 
 
 def unpack_image(packed: bytes, find_codec: Callable[[int], str]) -> Fragment:
-    """The fragment of 11 bytes; ``find_codec`` tells a codec's id from its number, and raises ValueError where it knows none.
+    """The fragment that 11 bytes describe.
 
-    Raises ValueError where the bytes are no fragment that a transmitter of ours would send.
+    find_codec   gives the id of the codec with a number, and raises ValueError where there is none
+
+    Raises ValueError for bytes that `pack_image` never gives.
     """
     if len(packed) != IMAGE_BITS // 8:
         raise ValueError(f"header of {len(packed)} bytes: expected {IMAGE_BITS // 8}")
@@ -141,12 +147,12 @@ def unpack_image(packed: bytes, find_codec: Callable[[int], str]) -> Fragment:
 
 def crc24(data: bytes) -> int:
     """CRC-24 of RFC 4880, section 6.1."""
-    register = 0xB704CE
+    register = CRC_INITIAL
     for byte in data:
-        register ^= byte << 16
+        register ^= byte << (CRC_BITS - 8)
         for _ in range(8):
-            register = register << 1 ^ (0x1864CFB if register & 0x800000 else 0)
-    return register & 0xFFFFFF
+            register = register << 1 ^ (CRC_POLYNOMIAL if register >> (CRC_BITS - 1) & 1 else 0)
+    return register & (1 << CRC_BITS) - 1
 
 
 def header_bits(length: int, image: bytes) -> np.ndarray:
@@ -156,8 +162,8 @@ def header_bits(length: int, image: bytes) -> np.ndarray:
     """
     if not 1 <= length <= MAX_PAYLOAD:
         raise ValueError(f"payload of {length} symbols: a burst carries 1 to {MAX_PAYLOAD}")
-    data = (VERSION << 13 | length).to_bytes(2, "big") + image
-    return np.unpackbits(np.frombuffer(data + crc24(data).to_bytes(3, "big"), np.uint8))
+    data = (VERSION << LENGTH_BITS | length).to_bytes(2, "big") + image
+    return np.unpackbits(np.frombuffer(data + crc24(data).to_bytes(CRC_BITS // 8, "big"), np.uint8))
 
 
 def convolutional_code(bits: np.ndarray) -> np.ndarray:
@@ -169,10 +175,10 @@ def convolutional_code(bits: np.ndarray) -> np.ndarray:
 
 
 def header_elements(bits: np.ndarray, scramble: np.ndarray) -> np.ndarray:
-    """The coded header as the burst's first resource elements send it: complex64 (768,).
+    """The coded header, as the burst's first 768 resource elements send it: complex64 (768,).
 
-    Coded bits in scattered order, in pairs to QPSK (first bit the real part's sign, 1 for minus), four copies, each turned by
-    COPY_SHIFT symbols more, all times ``scramble``.
+    The coded bits in scattered order become QPSK symbols, two bits each (the first is the sign of the real part, 1 for minus).
+    Four copies follow each other, each rotated by COPY_SHIFT symbols more, and everything is multiplied by ``scramble``.
     """
     coded = 1.0 - 2.0 * convolutional_code(bits)[scattered_order(3 * HEADER_BITS)]
     symbols = (coded[::2] + 1j * coded[1::2]) / np.sqrt(2)

@@ -15,9 +15,9 @@ from .sequences import qpsk_sequence, scattered_order
 
 
 def fragments(symbols: Symbols, burst_symbols: int, session: int = 0) -> Iterator[tuple[Fragment, np.ndarray]]:
-    """Cuts an image into as few equal fragments as have at most ``burst_symbols``; yields each with its symbols.
+    """Cuts an image into the smallest number of equal fragments of at most ``burst_symbols``; yields each with its symbols.
 
-    The symbols are dealt out in scattered order, so that every fragment holds some of every part of the image.
+    The symbols are taken in scattered order, so that every fragment holds symbols from all over the image.
     Raises ValueError where 64 fragments are not enough.
     """
     if not 1 <= burst_symbols <= MAX_PAYLOAD:
@@ -38,10 +38,10 @@ def fragments(symbols: Symbols, burst_symbols: int, session: int = 0) -> Iterato
 class Modulator:
     """Turns payloads into bursts of samples.
 
-    preset   of the bursts
-    clip_db        peaks are cut at this many dB above the mean power; inf leaves them
+    preset    of the bursts
+    clip_db   peaks are cut at this many dB above the mean power; inf leaves them
 
-    Samples have unit mean power where payload symbols have.
+    Samples have unit mean power if the payload symbols have.
     """
 
     def __init__(self, preset: Preset, clip_db: float = math.inf):
@@ -56,8 +56,9 @@ class Modulator:
         data = np.zeros(rows * preset.data_per_symbol, np.complex64)
         begin = preset.header_symbols * preset.data_per_symbol
         data[:begin] = header_elements(header_bits(len(payload), image), preset.header_values)
-        # What the last symbol has left over is filled from the front: silence would cost the estimates there. And each
-        # symbol is turned by another quarter: a clear sky is one symbol many times, and would be one high peak.
+        # The rest of the last OFDM symbol is filled with the payload's beginning: silence would disturb the receiver's
+        # estimates. And each symbol is multiplied by one of a QPSK sequence: without that, a clear sky, which is the same
+        # symbol many times, would make one high peak.
         data[begin:] = np.resize(payload, len(data) - begin) * qpsk_sequence(len(data) - begin, PAYLOAD_SEED)
         samples = self._clip(self._ofdm(data.reshape(rows, -1)))
         return np.concatenate((preset.preamble, samples))
@@ -67,7 +68,7 @@ class Modulator:
         return self(payload, pack_image(fragment))
 
     def _ofdm(self, data: np.ndarray) -> np.ndarray:
-        """Data of each symbol's free carriers (rows, D) → samples."""
+        """Values of the data carriers, complex64 (OFDM symbols, D) → samples."""
         preset = self.preset
         rows = np.arange(len(data))
         values = np.zeros((len(data), len(preset.carriers)), np.complex64)

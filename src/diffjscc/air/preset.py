@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a burst looks like in time and frequency: docs/air-interface.md, sections 2 to 4."""
+"""Presets, and where a burst's carriers, pilots and preamble lie: docs/air-interface.md, sections 2 and 4."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 
 from .sequences import qpsk_sequence
 
-#: Version of the air interface; a receiver passes over bursts of another.
+#: Version of the air interface; a receiver ignores bursts of another.
 VERSION = 1
 
-#: Samples of one half of the preamble.
+#: Samples of a chirp, and of the preamble: one chirp up, one down.
 CHIRP_LEN = 128
+PREAMBLE_LEN = 2 * CHIRP_LEN
 
-#: Occupied bandwidth over the sample rate: that of the chirps, and of the carriers.
+#: Occupied bandwidth over the sample rate: that of the chirps and of the carriers.
 BANDWIDTH = 13 / 16
 
-#: One carrier in this many is a pilot, and the pattern moves by PILOT_STEP carriers a symbol, so that it repeats after as many.
+#: One carrier in PILOT_SPACING is a pilot. The pattern moves by PILOT_STEP carriers in each OFDM symbol, and so repeats after
+#: PILOT_SPACING symbols.
 PILOT_SPACING, PILOT_STEP = 13, 5
 
-#: Resource elements that the coded header takes.
+#: Resource elements of the coded header.
 HEADER_ELEMENTS = 768
 
 #: The longest payload of one burst, symbols.
@@ -43,7 +45,7 @@ class Preset:
     fft_len   subcarriers in the sample rate, 64 or 256
     cp_len    samples of the cyclic prefix
 
-    Raises ValueError for sizes that the receiver does not know.
+    Raises ValueError for sizes that the air interface does not have.
     """
 
     fft_len: int = 256
@@ -63,40 +65,41 @@ class Preset:
 
     @property
     def pilots_per_symbol(self) -> int:
+        """Carriers of an OFDM symbol that are pilots."""
         return len(self.carriers) // PILOT_SPACING
 
     @property
     def data_per_symbol(self) -> int:
-        """Carriers of a symbol that are not pilots."""
+        """Carriers of an OFDM symbol that are not pilots."""
         return len(self.carriers) - self.pilots_per_symbol
 
     @property
     def header_symbols(self) -> int:
-        """OFDM symbols that the header takes."""
+        """OFDM symbols of the header."""
         return HEADER_ELEMENTS // self.data_per_symbol
 
     def payload_symbols(self, length: int) -> int:
-        """OFDM symbols that a payload of ``length`` symbols takes."""
+        """OFDM symbols of a payload of ``length`` symbols."""
         return math.ceil(length / self.data_per_symbol)
 
     def burst_len(self, length: int) -> int:
         """Samples of a burst with a payload of ``length`` symbols."""
-        return 2 * CHIRP_LEN + (self.header_symbols + self.payload_symbols(length)) * (self.fft_len + self.cp_len)
+        return PREAMBLE_LEN + (self.header_symbols + self.payload_symbols(length)) * (self.fft_len + self.cp_len)
 
     @cached_property
     def pilot_positions(self) -> np.ndarray:
-        """Which of ``carriers`` are pilots, for each of the PILOT_SPACING symbols of the pattern: int (13, P)."""
+        """Indices into ``carriers`` of the pilots, for each OFDM symbol of the pattern: int (13, P)."""
         first = (PILOT_SPACING // 2 + PILOT_STEP * np.arange(PILOT_SPACING)) % PILOT_SPACING
         return first[:, None] + PILOT_SPACING * np.arange(self.pilots_per_symbol)
 
     @cached_property
     def pilot_values(self) -> np.ndarray:
-        """What the pilots send: complex64 (13, P)."""
+        """Values of the pilots, for each OFDM symbol of the pattern: complex64 (13, P)."""
         return qpsk_sequence(PILOT_SPACING * self.pilots_per_symbol, PILOT_SEED).reshape(PILOT_SPACING, -1)
 
     @cached_property
     def header_values(self) -> np.ndarray:
-        """What the coded header is multiplied by: complex64 (768,)."""
+        """The QPSK sequence that scrambles the coded header: complex64 (768,)."""
         return qpsk_sequence(HEADER_ELEMENTS, HEADER_SEED)
 
     @cached_property
@@ -107,12 +110,12 @@ class Preset:
         return np.concatenate((up, up.conj())).astype(np.complex64)
 
 
-#: The formats by name.
+#: The presets by name.
 PRESETS = {"ofdm64": Preset(64), "ofdm256": Preset(256)}
 
 
 def find_preset(name: str) -> Preset:
-    """The format of a name. Raises ValueError for one that does not exist."""
+    """The preset of a name. Raises ValueError for a name that does not exist."""
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is not one of {', '.join(PRESETS)}")
     return PRESETS[name]

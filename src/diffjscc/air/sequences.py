@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixed pseudo-random choices that transmitter and receiver share without tables: docs/air-interface.md, section 3."""
+"""Pseudo-random choices that transmitter and receiver share without tables: docs/air-interface.md, section 3."""
 
 from __future__ import annotations
 
