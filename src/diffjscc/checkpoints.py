@@ -4,22 +4,28 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
-from torch import Tensor
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from .codec import build_codec
 from .errors import one_line
-from .hub import ModelEntry, cache_folder, find_model, save_codec
-from .refine import convert
+from .folders import new_folder
+from .hub import ModelEntry, cache_folder, check_name, find_model, is_model, save_codec
+from .refine import convert, ldm_config
+from .refine.checkpoint_file import read_tensors
 from .refine.control import ControlModule
+from .refine.ldm_config import Section, read_config
 from .refine.loading import to_half
 from .refine.pipeline import DiffJSCCPipeline
-from .weights import check_weights
+from .weights import check_finite, check_weights
 
 #: The checkpoints that the authors publish on the Hugging Face hub.
 PUBLISHED = (
@@ -33,61 +39,81 @@ PUBLISHER = "Mingyuyang"
 #: Files of a published checkpoint.
 CONFIG, CHECKPOINTS = "config.yaml", ("model.ckpt", "model.safetensors")
 
+#: What a checkpoint's "target" may be: the whole system, plain latent diffusion, or a codec alone.
+SYSTEMS, CODECS = ("ControlLDM", "LatentDiffusion"), ("DeepJSCC", "DeepJSCC_SWIN")
+
+#: Networks that no refiner can do without; the text encoder may be missing.
+REFINER_NETWORKS = {"UNet": convert.UNET, "control module": convert.CONTROL, "VAE": convert.VAE}
+
 #: Whose tokenizer OpenCLIP's text encoder goes with; a checkpoint holds none.
 TOKENIZER = "stabilityai/stable-diffusion-2-1-base"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made: the model, and the checkpoint's tensors that were left out."""
+    """What an import made: the model, what it can do, in a sentence, and the checkpoint's tensors that were left out."""
 
     model: ModelEntry
+    summary: str
     ignored: list[str]
 
 
 def import_checkpoint(
-    source: str | os.PathLike, name: str | None = None, tokenizer: str | os.PathLike | None = None, out: Path | None = None
+    source: str | os.PathLike,
+    name: str | None = None,
+    tokenizer: str | os.PathLike | None = None,
+    out: Path | None = None,
+    replace: bool = False,
 ) -> Imported:
-    """Turns config.yaml and model.ckpt, in a folder or in a repository of the hub, into a model with codec and refiner.
+    """Turns config.yaml and model.ckpt, in a folder or in a repository of the hub, into a model.
+
+    The model has a codec, a refiner or both, as the checkpoint has.
 
     source     folder, or id on the hub
     name       of the model; default: the folder's, or the id's last part
     tokenizer  folder or id with a CLIP tokenizer; default: Stable Diffusion 2.1-base's, from the hub where the checkpoint
                comes from there too, else if an earlier download left it; without one the model takes no prompts
     out        folder of models; default: the user's
+    replace    whether a model of that name may be replaced; it stays until the new one is complete
 
-    Networks are written in float16. Raises ValueError where a file is missing or no checkpoint, a tensor is unknown, missing
-    or misshapen, or the hub cannot be reached.
+    Networks are written in float16. Raises ValueError where the name is none or is taken, a file is missing or no checkpoint, the
+    configuration is not supported, a tensor is unknown, missing, misshapen or not finite, the hub cannot be reached, or the
+    folder of models cannot be written. Then nothing has changed there.
     """
-    local = Path(source).exists()
+    out = cache_folder() if out is None else Path(out)
+    target = out / _name(name, source)
+    _check_free(target, replace)
+    local = os.path.exists(source)
     folder = Path(source) if local else _download(str(source))
-    config = _read_config(folder / CONFIG)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give the folder, with {CONFIG} and {' or '.join(CHECKPOINTS)} in it")
     file = next((folder / f for f in CHECKPOINTS if (folder / f).is_file()), None)
     if file is None:
         raise ValueError(f"{folder} holds no {' or '.join(CHECKPOINTS)}")
-    networks, ignored = convert.split_state(read_tensors(file))
-    codec = networks[convert.CODEC]
+    config = read_config(folder / CONFIG)
+    kind = config.target(*SYSTEMS, *CODECS)
+    networks, ignored = convert.split_state(_tensors(file, kind), file)
+    has_codec, has_refiner = bool(networks[convert.CODEC]), _has_refiner(networks, file)
+    words = len(networks[convert.TEXT].get(f"{convert.TEXT}token_embedding.weight", ()))
+    found = _tokenizer(tokenizer, local, words) if has_refiner else None
     del networks
-    name = name or Path(str(source)).resolve().name
-    out = out or cache_folder()
-    partial = out / f".{name}.part"
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write_codec(codec, config, partial)
-        del codec
-        _write_refiner(file, config, _tokenizer(tokenizer, local), partial / "refiner")
-        shutil.rmtree(out / name, ignore_errors=True)
-        os.replace(partial, out / name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Imported(find_model(out / name), ignored)
+        with new_folder(target, replace) as partial, _no_progress_bars():
+            if has_codec:
+                _write_codec(file, config, kind, partial)
+            if has_refiner:
+                _write_refiner(file, config.section("params"), found, partial / "refiner")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{target} cannot be written ({one_line(error)})") from None
+    model = find_model(target, None)
+    return Imported(model, _summary(model, words > 0, found is not None), ignored)
 
 
-def pull(name: str, tokenizer: str | os.PathLike | None = None) -> Imported:
+def pull(name: str, tokenizer: str | os.PathLike | None = None, replace: bool = False) -> Imported:
     """Fetches a published checkpoint from the hub by name, and imports it. Raises ValueError for another name, or no network."""
     if name not in PUBLISHED:
-        raise ValueError(f"'{name}' is not a published checkpoint: choose from {', '.join(PUBLISHED)}")
-    return import_checkpoint(f"{PUBLISHER}/{name}", name, tokenizer)
+        raise ValueError(f"'{one_line(name)}' is not a published checkpoint: choose from {', '.join(PUBLISHED)}")
+    return import_checkpoint(f"{PUBLISHER}/{name}", name, tokenizer, replace=replace)
 
 
 def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike | None = None, snr: bool = True) -> DiffJSCCPipeline:
@@ -103,12 +129,15 @@ def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike |
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
     if source.is_file():
-        state, _ = convert.split_state(read_tensors(source))
-        parameters = _read_config(Path(config)) if config else convert.STABLE_DIFFUSION_2
-        unet = convert.convert_unet(state[convert.UNET], parameters)
-        vae = convert.convert_vae(state[convert.VAE], parameters)
-        text_encoder = convert.convert_text_encoder(state[convert.TEXT])
-        tokenizer, scheduler = _tokenizer(None, local=True), convert.convert_scheduler(parameters)
+        state, _ = convert.split_state(read_tensors(source), source)
+        for network in state.values():
+            check_finite(network, source)
+        parameters = read_config(Path(config)).section("params") if config else convert.STABLE_DIFFUSION_2
+        unet = convert.convert_unet(state[convert.UNET], parameters, source)
+        vae = convert.convert_vae(state[convert.VAE], parameters, source)
+        text_encoder = convert.convert_text_encoder(state[convert.TEXT], parameters, source)
+        scheduler = convert.convert_scheduler(parameters)
+        tokenizer = _tokenizer(None, local=True, words=text_encoder.config.vocab_size)
     else:
         from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -126,70 +155,138 @@ def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike |
     return DiffJSCCPipeline(vae, unet, ControlModule.from_unet(unet, snr), scheduler, text_encoder, tokenizer)
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors by name, mapped from the file where its format allows. Raises ValueError where it is none."""
+def _name(name: str | None, source: str | os.PathLike) -> str:
+    """The name to be given to the model of a source."""
+    if name is not None:
+        return check_name(name)
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{file}: not a checkpoint of plain tensors ({one_line(error)})") from None
-    state = state.get("state_dict", state)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        return check_name(os.path.basename(os.path.abspath(source)))
+    except ValueError as error:
+        raise ValueError(f"{error} (it is the source's: give a name)") from None
 
 
-def _write_refiner(file: Path, config: dict, tokenizer, folder: Path) -> None:
+def _check_free(target: Path, replace: bool) -> None:
+    """Raises ValueError where something is there that must stay."""
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not is_model(target):
+        raise ValueError(f"{target} exists and is no model, so that it is never replaced: choose another name")
+    if not replace:
+        raise ValueError(f"{target} exists: choose another name, or have it replaced (--replace)")
+
+
+def _tensors(file: Path, kind: str | None) -> convert.State:
+    """A checkpoint's tensors by their names in the whole system."""
+    tensors = read_tensors(file)
+    if kind not in CODECS:
+        return tensors
+    # A codec's own training writes it without its prefix in the whole system.
+    return {name if name.startswith(convert.CODEC) else convert.CODEC + name: value for name, value in tensors.items()}
+
+
+def _has_refiner(networks: dict[str, convert.State], file: Path) -> bool:
+    """Whether a checkpoint's tensors make up a refiner. Raises ValueError where they are a part of one, or nothing at all."""
+    there = [name for name, prefix in REFINER_NETWORKS.items() if networks[prefix]]
+    missing = [name for name, prefix in REFINER_NETWORKS.items() if not networks[prefix]]
+    if networks[convert.TEXT]:
+        there.append("text encoder")
+    if there and missing:
+        raise ValueError(f"{file} is no refiner: it holds {' and '.join(there)}, but no {' and no '.join(missing)}")
+    if not there and not networks[convert.CODEC]:
+        raise ValueError(f"{file} holds neither a codec nor a refiner")
+    return bool(there)
+
+
+def _summary(model: ModelEntry, takes_text: bool, takes_prompts: bool) -> str:
+    codec, refiner = "no codec, as the checkpoint has none", "no refiner, as the checkpoint has none"
+    if model.codec is not None:
+        low, high = model.codec["snr_range_db"]
+        rate = f"rate {model.rates[0]}, SNR {low:g} to {high:g} dB"
+        codec = f"codec ({model.codec['architecture']}, {model.codec.get('csi', 'awgn')}, {rate})"
+    if model.refiner is not None:
+        text = "takes prompts" if takes_prompts else "takes no prompts: no tokenizer was found" if takes_text else "takes no text"
+        refiner = f"refiner ({text})"
+    return f"{codec}; {refiner}"
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Without transformers' bars about writing a file, which end before they can be read."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _write_refiner(file: Path, config: Section, tokenizer: Any, folder: Path) -> None:
     """Converts and writes one network after the other, so that only one is in memory at a time."""
     steps = {
         "vae": (convert.VAE, convert.convert_vae),
         "unet": (convert.UNET, convert.convert_unet),
         "control": (convert.CONTROL, convert.convert_control),
-        "text_encoder": (convert.TEXT, lambda state, _: convert.convert_text_encoder(state)),
+        "text_encoder": (convert.TEXT, convert.convert_text_encoder),
     }
     parts = {"scheduler": convert.convert_scheduler(config), "tokenizer": tokenizer}
     for name, (prefix, convert_network) in steps.items():
         # Mapped anew for each network: pages that were read stay in memory until their mapping goes.
-        state = convert.split_state(read_tensors(file))[0][prefix]
-        # The text encoder may be missing; the others say so themselves.
-        network = convert_network(state, config) if state or name != "text_encoder" else None
-        if network is not None:
-            to_half(network).save_pretrained(folder / name)
+        state = {name: value for name, value in read_tensors(file).items() if name.startswith(prefix)}
+        state = {name: value for name, value in state.items() if not convert.IGNORED.match(name)}
+        network: Any = None
+        if state or name != "text_encoder":
+            check_finite(state, file)
+            network = convert_network(state, config, file)
+            to_half(network)
+            network.save_pretrained(folder / name)
             # The pipeline's index wants its class alone.
             network.to("meta")
         parts[name] = network
         del state, network
+    _check_fit(parts, file)
     for name in ("scheduler", "tokenizer"):
         if parts[name] is not None:
             parts[name].save_pretrained(folder / name)
     DiffJSCCPipeline(**parts).save_config(folder)
 
 
-def _write_codec(state: convert.State, config: dict, folder: Path) -> None:
-    codec = build_codec(convert.convert_codec_config(config))
-    state = {name.removeprefix(convert.CODEC): value for name, value in state.items()}
+def _check_fit(parts: dict, file: Path) -> None:
+    """Raises ValueError where networks, each right in itself, do not go together."""
+    unet, control, vae = (parts[name].config for name in ("unet", "control", "vae"))
+    for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
+        if unet[key] != control[key]:
+            raise ValueError(f"{file}: UNet and control module differ in {key}: {unet[key]} and {control[key]}")
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        channels = f"{unet.in_channels} to {unet.out_channels}"
+        raise ValueError(f"{file}: UNet takes channels {channels}, but the VAE's latent has {vae.latent_channels}")
+    text = parts["text_encoder"]
+    if text is not None and text.config.hidden_size != unet.cross_attention_dim:
+        channels = f"{text.config.hidden_size} channels, but the UNet takes {unet.cross_attention_dim}"
+        raise ValueError(f"{file}: text features have {channels}")
+
+
+def _write_codec(file: Path, config: Section, kind: str | None, folder: Path) -> None:
+    stage = config if kind in CODECS else config.section("params").section("preprocess_config")
+    ours = ldm_config.codec_config(stage)
+    state = {name: value for name, value in _tensors(file, kind).items() if name.startswith(convert.CODEC)}
     # What the authors' Swin keeps beside its weights is computed here.
-    state = {n: v for n, v in state.items() if n.rsplit(".", 1)[-1] not in ("attn_mask", "relative_position_index")}
-    check_weights(codec.state_dict(), state, "checkpoint: codec")
+    computed = ("attn_mask", "relative_position_index")
+    state = {n: v for n, v in state.items() if not convert.IGNORED.match(n) and n.rsplit(".", 1)[-1] not in computed}
+    check_finite(state, file)
+    state = {name.removeprefix(convert.CODEC): value for name, value in state.items()}
+    # The shapes first, without memory: a configuration may ask for a network of any size.
+    with torch.device("meta"):
+        check_weights(build_codec(ours).state_dict(), state, f"{file}: codec")
+    codec = build_codec(ours)
     codec.load_state_dict(state)
     save_codec(codec, folder)
-
-
-def _read_config(file: Path) -> dict:
-    try:
-        config = yaml.safe_load(file.read_text())
-        return config["model"]["params"] if "model" in config else config["params"]
-    except FileNotFoundError:
-        raise ValueError(f"{file}: no such file; a checkpoint comes with its {CONFIG}") from None
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: not a latent-diffusion configuration ({one_line(error)})") from None
 
 
 def _download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    if repository.count("/") != 1:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"{repository}: neither a folder here nor an id on the hub, such as {PUBLISHER}/{PUBLISHED[0]}")
     try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, *CHECKPOINTS]))
@@ -197,21 +294,27 @@ def _download(repository: str) -> Path:
         raise ValueError(f"{repository} cannot be fetched from the hub ({one_line(error)})") from None
 
 
-def _tokenizer(source: str | os.PathLike | None, local: bool):
-    """A CLIP tokenizer; by default, where ``local``, only one that is here already: without a network the hub takes minutes."""
+def _tokenizer(source: str | os.PathLike | None, local: bool, words: int):
+    """A CLIP tokenizer for a text encoder of so many words.
+
+    Without a ``source`` it is Stable Diffusion's or, where that does not fit or is not to be had, none; where ``local``, only one
+    that is here already, as without a network the hub takes minutes. Raises ValueError for a source that is none or does not fit.
+    """
     from transformers import CLIPTokenizer
 
     try:
+        if not words:
+            raise ValueError("the checkpoint has no text encoder to use it")
         tokenizer = CLIPTokenizer.from_pretrained(
             source or TOKENIZER, subfolder="" if source else "tokenizer", local_files_only=local and source is None
         )
+        # transformers makes an empty one of a folder without any.
+        if len(tokenizer) < 3:
+            raise ValueError("neither vocab.json nor merges.txt")
+        if len(tokenizer) > words:
+            raise ValueError(f"it knows {len(tokenizer)} words, the text encoder {words}")
     except Exception as error:
         if source is None:
             return None
-        raise ValueError(f"{source}: no CLIP tokenizer there ({one_line(error)})") from None
-    # transformers makes an empty one of a folder without any.
-    if len(tokenizer) >= 3:
-        return tokenizer
-    if source is None:
-        return None
-    raise ValueError(f"{source}: no CLIP tokenizer there (vocab.json and merges.txt)")
+        raise ValueError(f"{source}: no CLIP tokenizer for this checkpoint ({one_line(error)})") from None
+    return tokenizer

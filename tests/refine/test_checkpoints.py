@@ -120,8 +120,9 @@ def test_a_checkpoint_that_runs_code_is_not_run(authors, tmp_path):
             return (print, ("ran",))
 
     torch.save({"state_dict": {"a": Hostile()}}, folder / "model.ckpt")
-    with pytest.raises(ValueError, match="not a checkpoint of plain tensors"):
+    with pytest.raises(ValueError, match=r"model\.ckpt: holds print besides tensors, which could run code: refused") as refusal:
         checkpoints.import_checkpoint(folder)
+    assert "weights_only" not in str(refusal.value) and "trust" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_no_config_or_another_one_is_one_line(authors, tmp_path):
     with pytest.raises(ValueError, match="not a latent-diffusion configuration"):
         checkpoints.import_checkpoint(folder)
     (folder / "config.yaml").unlink()
-    with pytest.raises(ValueError, match="comes with its config.yaml"):
+    with pytest.raises(ValueError, match=r"config\.yaml: no such file; a checkpoint comes with its configuration"):
         checkpoints.import_checkpoint(folder)
 
 

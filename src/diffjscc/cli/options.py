@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from fractions import Fraction
+from typing import NoReturn
 
 from ..hub import DEFAULT_CODEC
 from ..symbols import parse_rate, parse_snr_db
 
+#: SNRs on the command line are within this of 0 dB: noise of 10^±10 times the symbols' power.
+MAX_SNR_DB = 100
+
 
 def rate(text: str) -> Fraction:
+    """A rate, channel uses per pixel."""
     try:
         return parse_rate(text)
     except ValueError as error:
@@ -18,10 +25,53 @@ def rate(text: str) -> Fraction:
 
 
 def snr_db(text: str) -> float:
+    """An SNR, dB."""
     try:
-        return parse_snr_db(text)
+        value = parse_snr_db(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if abs(value) > MAX_SNR_DB:
+        raise argparse.ArgumentTypeError(f"{value:g} dB: expected an SNR from -{MAX_SNR_DB} to {MAX_SNR_DB} dB")
+    return value
+
+
+def number(low: float, high: float, above: bool = False) -> Callable[[str], float]:
+    """The type of a number from ``low`` to ``high``; with ``above``, greater than ``low``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value or value == low and not above) or not value <= high:
+            raise argparse.ArgumentTypeError(f"'{text}': expected a number {'above' if above else 'from'} {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of a whole number from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"'{text}': expected a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def one_line_errors(parser: argparse.ArgumentParser) -> None:
+    """Lets bad options end in one line, as other bad input does, without the usage that argparse prints before it."""
+
+    def error(message: str) -> NoReturn:
+        parser.exit(2, f"{parser.prog}: {message}\n")
+
+    parser.error = error  # type: ignore[method-assign]
 
 
 def add_codec(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +85,9 @@ def add_channel(parser: argparse.ArgumentParser) -> None:
     # Named here and not taken from diffjscc.channel, which imports torch.
     parser.add_argument("--channel", choices=("awgn", "rayleigh"), default="awgn", help="channel model (default: %(default)s)")
     parser.add_argument(
-        "--erasures", type=float, default=0.0, metavar="P", help="probability that a symbol is lost (default: %(default)s)"
+        "--erasures", type=number(0, 1), default=0.0, metavar="P", help="probability that a symbol is lost (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="of the noise (default: %(default)s)")
 
 
 def add_refiner(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +95,26 @@ def add_refiner(parser: argparse.ArgumentParser) -> None:
         "--refiner", metavar="REFINER", help="refine too, with a name of `diffjscc models`, such as mini, or a folder"
     )
     parser.add_argument("--sampler", metavar="S", help="ddpm, ddim, dpm++ or dpm++karras (default: the refiner's)")
-    parser.add_argument("--steps", type=int, metavar="N", help="sampler steps (default: the refiner's)")
-    parser.add_argument("--strength", type=float, metavar="X", help="how much is repainted, above 0 to 1 (default: the refiner's)")
+    parser.add_argument("--steps", type=whole(1, 10_000), metavar="N", help="sampler steps (default: the refiner's)")
+    parser.add_argument(
+        "--strength",
+        type=number(0, 1, above=True),
+        metavar="X",
+        help="share that is repainted, above 0 to 1 (default: the refiner's)",
+    )
     parser.add_argument("--colour-fix", metavar="F", help="none, wavelet or adain (default: the refiner's)")
     parser.add_argument("--prompt", metavar="TEXT", help="what the images show, for refiners that take text")
     parser.add_argument("--captioner", metavar="MODEL", help="BLIP-2 that says what they show: a folder, or an id on the hub")
 
 
 def refiner_options(arguments: argparse.Namespace) -> dict:
-    """What was said of `add_refiner`'s options, for the refiner's call."""
+    """What was said of `add_refiner`'s options, for the refiner's call. Raises ValueError where there is no --refiner."""
     names = ("sampler", "steps", "strength", "colour_fix", "prompt")
-    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    useless = [*given, *(["captioner"] if arguments.captioner is not None else [])]
+    if useless and not arguments.refiner:
+        raise ValueError(f"--{useless[0].replace('_', '-')} is an option of refining: give --refiner too")
+    return given
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,10 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 
+from ..errors import one_line
 from . import options
 
 
@@ -30,20 +32,35 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     options.add_json(parser)
     parser.set_defaults(run=run)
+    options.one_line_errors(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..hub import find_model
+    from ..images import find_images, read_image, to_tensor
+    from ..symbols import check_rate
+
+    # What can be told without torch, which takes seconds to import, is told first.
+    entry = find_model(arguments.codec)
+    rate = check_rate(entry.name, entry.rates, arguments.rate or entry.rates[0])
+    refining = options.refiner_options(arguments)
+    if arguments.refiner:
+        find_model(arguments.refiner, "refiner")
+    paths = [path for source in arguments.images for path in find_images(source)]
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {arguments.out}: no folder can be made there ({one_line(error)})") from None
+
     import torch
 
     from ..channel import draw_gain, transmit
     from ..hub import load_codec, load_refiner
-    from ..images import find_images, read_image, to_tensor
 
     codec = load_codec(arguments.codec, arguments.device)
     refiner = load_refiner(arguments.refiner, arguments.device, captioner=arguments.captioner) if arguments.refiner else None
-    rate = codec.check_rate(arguments.rate or codec.rates[0])
-    results, failed = [], False
-    for index, path in enumerate(path for source in arguments.images for path in find_images(source)):
+    results, failed, stems = [], False, Counter[str]()
+    for index, path in enumerate(paths):
         try:
             image = to_tensor(read_image(path))
         except ValueError as error:
@@ -56,7 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         symbols = codec.encode(image, arguments.snr, rate, image_id=index, fading=gain)
         reception = transmit(symbols, arguments.snr, gain, seed, arguments.erasures)
         received = codec.decode(reception, symbols.header)
-        name = f"{path.stem}_{arguments.snr:g}dB_{str(rate).replace('/', '-')}"
+        stems[path.stem] += 1
+        # Images of one name, from several folders, do not overwrite each other.
+        stem = path.stem if stems[path.stem] == 1 else f"{path.stem}-{stems[path.stem]}"
+        name = f"{stem}_{arguments.snr:g}dB_{str(rate).replace('/', '-')}"
         result = {
             "image": str(path),
             "symbols": len(symbols.values),
@@ -64,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         if refiner is not None:
             generator = torch.Generator().manual_seed(seed)
-            refined = refiner(received, reception.snr_db, generator=generator, **options.refiner_options(arguments))
+            refined = refiner(received, reception.snr_db, generator=generator, **refining)
             result["refined"] = _written(refined, image, arguments.out / f"{name}_refined.png")
         results.append(result)
         if not arguments.json:
@@ -82,7 +102,10 @@ def _written(image, original, path: Path) -> dict:
     from ..metrics import ms_ssim, psnr
 
     image = image.cpu()
-    write_image(path, to_pixels(image))
+    try:
+        write_image(path, to_pixels(image))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({one_line(error)})") from None
     similarity = ms_ssim(image, original)
     return {
         "received": str(path),

@@ -3,12 +3,16 @@
 
 The renaming is diffusers' (its single-file loaders); what is added here is the control module's concatenated input and
 SNR embedding, configurations read from the authors' config.yaml, and a check that every tensor found its place.
+
+Where a function takes ``config`` it is a latent-diffusion model's "params", as mappings or as a `Section`; ``where`` begins
+the line of an error.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -17,8 +21,11 @@ from diffusers.loaders import single_file_utils
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..errors import one_line
 from ..weights import check_weights
+from . import ldm_config
 from .control import ControlModule, control_config
+from .ldm_config import Section, as_section
 
 UNET, CONTROL, VAE, TEXT, CODEC = (
     "model.diffusion_model.",
@@ -65,13 +72,15 @@ STABLE_DIFFUSION_2 = {
     },
 }
 
-#: Channels of an attention head in OpenCLIP's text encoders.
-TEXT_HEAD_CHANNELS = 64
+#: Channels of an attention head in OpenCLIP's text encoders, and the most layers that one may have.
+TEXT_HEAD_CHANNELS, MAX_TEXT_LAYERS = 64, 64
 
 State = dict[str, Tensor]
+Config = Mapping | Section
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def split_state(state: State) -> tuple[dict[str, State], list[str]]:
+def split_state(state: State, where: object = "checkpoint") -> tuple[dict[str, State], list[str]]:
     """A checkpoint's tensors by network (the prefixes above, kept in the names), and the names that were ignored.
 
     Raises ValueError for a name that is neither.
@@ -88,36 +97,35 @@ def split_state(state: State) -> tuple[dict[str, State], list[str]]:
         else:
             networks[prefix][name] = value
     if unknown:
-        raise ValueError(f"checkpoint holds {len(unknown)} tensors that no network has, such as {min(unknown)}")
-    return networks, ignored + _check_condition_encoder(networks.pop(CONDITION_ENCODER), networks[VAE])
+        raise ValueError(f"{where} holds {len(unknown)} tensors that no network has, such as {min(unknown)}")
+    return networks, ignored + _check_condition_encoder(networks.pop(CONDITION_ENCODER), networks[VAE], where)
 
 
-def _check_condition_encoder(copy: State, vae: State) -> list[str]:
+def _check_condition_encoder(copy: State, vae: State, where: object) -> list[str]:
     """The names of the control module's copy of the VAE's encoder; it must be one, since ours has none of its own."""
     for name, value in copy.items():
         original = vae.get(VAE + name.removeprefix(CONDITION_ENCODER))
         if original is None or original.shape != value.shape or not (value.is_meta or torch.equal(original, value)):
-            raise ValueError(f"checkpoint: {name} differs from the VAE's: a condition encoder of its own is not supported")
+            raise ValueError(f"{where}: {name} differs from the VAE's: a condition encoder of its own is not supported")
     return list(copy)
 
 
-def convert_unet(state: State, config: dict) -> UNet2DConditionModel:
-    """config: the checkpoint's "params", with unet_config. state: tensors with their prefix."""
-    ours = _unet_config(state, config["unet_config"]["params"])
-    converted = _renamed(lambda s: single_file_utils.convert_ldm_unet_checkpoint(s, ours), state, "UNet")
-    return _filled(lambda: UNet2DConditionModel(**ours), converted, "UNet")
+def convert_unet(state: State, config: Config, where: object = "checkpoint") -> UNet2DConditionModel:
+    """The UNet; state: its tensors, with their prefix."""
+    ours = _with_projection(ldm_config.unet_parameters(as_section(config)), state)
+    converted = _renamed(lambda s: single_file_utils.convert_ldm_unet_checkpoint(s, ours), state, f"{where}: UNet")
+    return _filled(lambda: UNet2DConditionModel(**ours), converted, f"{where}: UNet")
 
 
-def convert_control(state: State, config: dict) -> ControlModule:
+def convert_control(state: State, config: Config, where: object = "checkpoint") -> ControlModule:
     """The control module: its first convolution split between z_t and f_s, its SNR embedding renamed."""
-    parameters = config["control_stage_config"]["params"]
-    if parameters.get("min_snr", 0) != 0 or parameters.get("snr_scale", 100) != 100:
-        raise ValueError("control module: min_snr other than 0 or snr_scale other than 100 is not supported")
+    where = f"{where}: control module"
+    parameters, takes_snr = ldm_config.control_parameters(as_section(config))
     rest = {name.removeprefix(CONTROL): value for name, value in state.items()}
-    unet = _unet_config(state, parameters, CONTROL)
-    first = _take(rest, "input_blocks.0.0.weight", "control module")
+    unet = _with_projection(parameters, state)
+    first = _take(rest, "input_blocks.0.0.weight", where, dimensions=4)
     if first.shape[1] != 2 * unet["in_channels"]:
-        raise ValueError(f"control module: first convolution takes {first.shape[1]} channels, expected {2 * unet['in_channels']}")
+        raise ValueError(f"{where}: first convolution takes {first.shape[1]} channels, expected {2 * unet['in_channels']}")
     rest["input_blocks.0.0.weight"], condition = first.chunk(2, dim=1)
     embedding = {
         f"class_embedding.linear_{layer}.{kind}": rest.pop(f"snr_embed.{index}.{kind}")
@@ -125,155 +133,128 @@ def convert_control(state: State, config: dict) -> ControlModule:
         for kind in ("weight", "bias")
         if f"snr_embed.{index}.{kind}" in rest
     }
-    converted = _renamed(lambda s: single_file_utils.convert_controlnet_checkpoint(s, unet), rest, "control module")
+    if not takes_snr:
+        # The authors' module has the embedding all the same, and does not use it.
+        embedding = {}
+    converted = _renamed(lambda s: single_file_utils.convert_controlnet_checkpoint(s, unet), rest, where)
     # One bias serves both halves of the convolution.
     converted["controlnet_cond_embedding.weight"] = condition
-    converted["controlnet_cond_embedding.bias"] = torch.zeros_like(rest["input_blocks.0.0.bias"])
-    options = control_config(unet, snr=parameters.get("use_snr", True))
-    return _filled(lambda: ControlModule(**options), converted | embedding, "control module")
+    converted["controlnet_cond_embedding.bias"] = torch.zeros_like(_take(rest, "input_blocks.0.0.bias", where))
+    options = control_config(unet, snr=takes_snr)
+    return _filled(lambda: ControlModule(**options), converted | embedding, where)
 
 
-def convert_vae(state: State, config: dict) -> AutoencoderKL:
-    parameters = config["first_stage_config"]["params"]["ddconfig"]
-    widths = [parameters["ch"] * multiple for multiple in parameters["ch_mult"]]
-    ours = {
-        "in_channels": parameters["in_channels"],
-        "out_channels": parameters["out_ch"],
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "block_out_channels": widths,
-        "layers_per_block": parameters["num_res_blocks"],
-        "latent_channels": parameters["z_channels"],
-        "scaling_factor": config.get("scale_factor", STABLE_DIFFUSION_2["scale_factor"]),
-    }
-    converted = _renamed(lambda s: single_file_utils.convert_ldm_vae_checkpoint(s, ours), state, "VAE")
-    return _filled(lambda: AutoencoderKL(**ours), converted, "VAE")
+def convert_vae(state: State, config: Config, where: object = "checkpoint") -> AutoencoderKL:
+    """The VAE; state: its tensors, with their prefix."""
+    ours = ldm_config.vae_parameters(as_section(config))
+    converted = _renamed(lambda s: single_file_utils.convert_ldm_vae_checkpoint(s, ours), state, f"{where}: VAE")
+    return _filled(lambda: AutoencoderKL(**ours), converted, f"{where}: VAE")
 
 
-def convert_text_encoder(state: State) -> CLIPTextModel:
-    """OpenCLIP's text encoder up to its last layer but one, whose features the authors and Stable Diffusion 2 use.
+def convert_text_encoder(state: State, config: Config | None = None, where: object = "checkpoint") -> CLIPTextModel:
+    """OpenCLIP's text encoder up to its last layer but one, whose features Stable Diffusion 2 takes, and the final norm.
 
-    Its sizes are read from its tensors, not from the configuration.
+    The features are the last layer's where the configuration says so.
     """
-    layers = 1 + max(int(name.split("resblocks.")[1].split(".")[0]) for name in state if "resblocks." in name)
-    last = f"{TEXT}transformer.resblocks.{layers - 1}."
-    used = {name: value for name, value in state.items() if not name.startswith(last)}
-    words, width = state[TEXT + "token_embedding.weight"].shape
-    ours = CLIPTextConfig(
-        vocab_size=words,
-        hidden_size=width,
-        intermediate_size=len(state[TEXT + "transformer.resblocks.0.mlp.c_fc.bias"]),
-        num_hidden_layers=layers - 1,
-        num_attention_heads=max(1, width // TEXT_HEAD_CHANNELS),
-        max_position_embeddings=len(state[TEXT + "positional_embedding"]),
-        hidden_act="gelu",
-        projection_dim=width,
-        bos_token_id=words - 2,
-        eos_token_id=words - 1,
-        pad_token_id=0,
-    )
-    with init_empty_weights():
-        model = CLIPTextModel(ours)
-    converted = _renamed(lambda s: single_file_utils.convert_open_clip_checkpoint(model, s), used, "text encoder")
+    where = f"{where}: text encoder"
+    dropped = ldm_config.text_layers_dropped(as_section(config or {}))
+    layers = _count_layers(state, where)
+    if layers <= dropped:
+        raise ValueError(f"{where} has {layers} layers, of which the last {dropped} are left out: nothing remains")
+    unused = tuple(f"{TEXT}transformer.resblocks.{layer}." for layer in range(layers - dropped, layers))
+    used = {name: value for name, value in state.items() if not name.startswith(unused)}
+    words, width = _take(state, TEXT + "token_embedding.weight", where, dimensions=2).shape
+    ours: dict[str, Any] = {
+        "vocab_size": words,
+        "hidden_size": width,
+        "intermediate_size": len(_take(state, TEXT + "transformer.resblocks.0.mlp.c_fc.bias", where, dimensions=1)),
+        "num_hidden_layers": layers - dropped,
+        "num_attention_heads": max(1, width // TEXT_HEAD_CHANNELS),
+        "max_position_embeddings": len(_take(state, TEXT + "positional_embedding", where, dimensions=2)),
+        "hidden_act": "gelu",
+        "projection_dim": width,
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+        "pad_token_id": 0,
+    }
+
+    def build() -> CLIPTextModel:
+        return CLIPTextModel(CLIPTextConfig(**ours))
+
+    model = _on_meta(build, where)
+    converted = _renamed(lambda s: single_file_utils.convert_open_clip_checkpoint(model, s), used, where)
     if not hasattr(model, "text_model"):
         converted = {name.removeprefix("text_model."): value for name, value in converted.items()}
-    return _filled(lambda: model, converted, "text encoder")
+    return _filled(build, converted, where)
 
 
-def convert_scheduler(config: dict) -> DDPMScheduler:
+def convert_scheduler(config: Config) -> DDPMScheduler:
     """The noise schedule, whose betas' square roots are evenly spaced."""
-    return DDPMScheduler(
-        num_train_timesteps=config.get("timesteps", 1000),
-        beta_start=config["linear_start"],
-        beta_end=config["linear_end"],
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction" if config.get("parameterization") == "v" else "epsilon",
-        clip_sample=False,
-    )
+    return DDPMScheduler(**ldm_config.scheduler_parameters(as_section(config)))
 
 
-def convert_codec_config(config: dict) -> dict:
-    """Our configuration of the codec that the authors' preprocess_config describes.
-
-    Raises ValueError for a codec that is neither of theirs.
-    """
-    kind, parameters = config["preprocess_config"]["target"].rsplit(".", 1)[-1], config["preprocess_config"]["params"]
-    common = {"snr_range_db": [float(parameters["SNR_low"]), float(parameters["SNR_high"])]}
-    if kind == "DeepJSCC":
-        kept = {name: parameters[name] for name in ("ngf", "max_ngf_E", "max_ngf_D", "n_blocks_E", "n_blocks_D")}
-        return {
-            "architecture": "resnet",
-            "rate": f"{parameters['C_channel']}/512",
-            "csi": parameters.get("channel", "AWGN").lower(),
-            **kept,
-            **common,
-        }
-    if kind == "DeepJSCC_SWIN":
-        return {
-            "architecture": "swin",
-            "rate": f"{parameters['bottleneck_dim']}/512",
-            "widths": parameters["embed_dims"],
-            "depths": parameters["depths"],
-            "heads": parameters["num_heads"],
-            "window": parameters["window_size"],
-            **common,
-        }
-    raise ValueError(f"codec {config['preprocess_config']['target']} is neither the authors' DeepJSCC nor DeepJSCC_SWIN")
+def _count_layers(state: State, where: str) -> int:
+    """The layers of a text encoder, which its tensors' names count."""
+    numbers = {int(found[1]) for name in state if (found := re.search(r"\.resblocks\.(\d{1,4})\.", name))}
+    # A name may count to a thousand where there are three layers.
+    if not numbers or len(numbers) > MAX_TEXT_LAYERS or numbers != set(range(len(numbers))):
+        raise ValueError(f"{where} lacks layers: expected 1 to {MAX_TEXT_LAYERS}, transformer.resblocks.0, .1 and so on")
+    return len(numbers)
 
 
-def _unet_config(state: State, parameters: dict, prefix: str = UNET) -> dict:
-    widths = [parameters["model_channels"] * multiple for multiple in parameters["channel_mult"]]
-    attends = [2**level in parameters["attention_resolutions"] for level in range(len(widths))]
-    projection = next((value for name, value in state.items() if name.startswith(prefix) and name.endswith("proj_in.weight")), None)
-    return {
-        "in_channels": parameters["in_channels"],
-        "out_channels": parameters.get("out_channels", parameters["in_channels"]),
-        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
-        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-        "block_out_channels": widths,
-        "layers_per_block": parameters["num_res_blocks"],
-        "cross_attention_dim": parameters["context_dim"],
-        # diffusers calls the number of heads so.
-        "attention_head_dim": [width // parameters["num_head_channels"] for width in widths],
-        "use_linear_projection": projection is not None and projection.ndim == 2,
-    }
+def _with_projection(parameters: dict, state: State) -> dict:
+    """``parameters``, and whether attention's projections are linear layers or convolutions, which only the tensors tell."""
+    projection = next((value for name, value in state.items() if name.endswith("proj_in.weight")), None)
+    return {**parameters, "use_linear_projection": projection is not None and projection.ndim == 2}
 
 
-def _renamed(rename: Callable[[State], State], state: State, network: str) -> State:
+def _renamed(rename: Callable[[State], State], state: State, where: str) -> State:
     """What diffusers makes of ``state``. Raises ValueError where it lacks a tensor, or holds one that is not used.
 
-    diffusers' converters pass over names that they do not know. So the numbers of values before and after are compared;
-    where they differ, the unused names are those without which the outcome is the same.
+    diffusers' converters pass over names that they do not know. So they are first tried on tensors that hold the number of
+    their name, without memory of their own; a name is used where the outcome holds its number.
     """
+    probes = {name: torch.tensor(number).expand(value.shape) for number, (name, value) in enumerate(state.items())}
+    used = {value[(0,) * value.ndim].item() for value in _outcome(rename, probes, where).values() if value.numel()}
+    unused = [name for number, (name, value) in enumerate(state.items()) if number not in used and value.numel()]
+    if unused:
+        raise ValueError(f"{where} holds {len(unused)} tensors of no use, such as {min(unused)}")
+    return _outcome(rename, state, where)
+
+
+def _outcome(rename: Callable[[State], State], state: State, where: str) -> State:
     try:
-        converted = {name: value for name, value in rename(dict(state)).items() if value is not None}
+        return {name: value for name, value in rename(dict(state)).items() if value is not None}
     except KeyError as error:
-        raise ValueError(f"checkpoint: {network} lacks {error.args[0]}") from None
-    if sum(v.numel() for v in state.values()) != sum(v.numel() for v in converted.values()):
-        unused = [name for name in state if _outcome(rename, state, without=name) == _outcome(rename, state)]
-        if unused:
-            raise ValueError(f"checkpoint: {network} holds {len(unused)} tensors of no use, such as {min(unused)}")
-    return converted
+        raise ValueError(f"{where} lacks {error.args[0]}") from None
+    except Exception as error:
+        raise ValueError(f"{where}: its tensors are not those of such a network ({one_line(error)})") from None
 
 
-def _outcome(rename: Callable[[State], State], state: State, without: str | None = None) -> dict | None:
-    meta = {name: value.to("meta") for name, value in state.items() if name != without}
-    try:
-        return {name: value.shape for name, value in rename(meta).items() if value is not None}
-    except KeyError:
-        return None
-
-
-def _take(state: State, name: str, network: str) -> Tensor:
+def _take(state: State, name: str, where: str, dimensions: int | None = None) -> Tensor:
     if name not in state:
-        raise ValueError(f"checkpoint: {network} lacks {name}")
+        raise ValueError(f"{where} lacks {name}")
+    if dimensions is not None and state[name].ndim != dimensions:
+        raise ValueError(f"{where}: {name} has {state[name].ndim} dimensions, expected {dimensions}")
     return state[name]
 
 
-def _filled(build: Callable[[], nn.Module], weights: State, network: str) -> nn.Module:
-    """The network with these weights in place of its own. Raises ValueError where one is missing, left over or misshapen."""
+def _on_meta(build: Callable[[], Network], where: str) -> Network:
+    """The network without memory for its weights. Raises ValueError where there is no such network."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception as error:
+        raise ValueError(f"{where} of this configuration cannot be built ({one_line(error)})") from None
+
+
+def _filled(build: Callable[[], Network], weights: State, where: str) -> Network:
+    """The network with these weights in place of its own. Raises ValueError where one is missing, left over or misshapen.
+
+    The shapes are checked first, without memory: a configuration may ask for a network of any size.
+    """
+    check_weights(_on_meta(build, where).state_dict(), weights, where)
     with init_empty_weights():
         model = build()
-    check_weights(model.state_dict(), weights, f"checkpoint: {network}")
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
