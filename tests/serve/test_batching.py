@@ -8,29 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffjscc.serve.batching import BATCH_PIXELS, QUEUE_BYTES, Batcher, Work
-from diffjscc.serve.ledger import Ledger
+from diffjscc.serve.batching import BATCH_PIXELS, QUEUE_BYTES, Batcher, Task
+from diffjscc.serve.deduplication import DeduplicationCache
 from diffjscc.serve.protocol import Request
 
 PIXELS = np.zeros((16, 16, 3), np.uint8)
 
 
-def work(key, now=0.0, deadline=60.0, width=16, height=16, **fields):
+def task(key, now=0.0, deadline=60.0, width=16, height=16, **fields):
     request = Request(id=str(key), refiner="mini", width=width, height=height, encoding="png", image=b"x")
     request = Request(**vars(request) | fields)
-    return Work(key, b"digest", request, b"peer", now, now + deadline)
+    return Task(key, b"digest", request, b"peer", now, now + deadline)
 
 
 def queued(batcher, key, now=0.0, **fields):
-    assert batcher.admit(work(key, now, **fields))
+    assert batcher.admit(task(key, now, **fields))
     batcher.decoded(key, PIXELS, now)
 
 
-def keys(works):
-    return [work.key for work in works]
+def keys(tasks):
+    return [task.key for task in tasks]
 
 
-def test_works_of_one_kind_go_together_and_the_oldest_kind_first():
+def test_tasks_of_one_kind_go_together_and_the_oldest_kind_first():
     batcher = Batcher(max_batch=3)
     for key, steps in enumerate([4, 9, 4, 9, 4, 4]):
         queued(batcher, key, steps=steps)
@@ -57,7 +57,7 @@ def test_seed_and_snr_may_differ_within_a_batch():
     assert keys(batcher.take_batch(1.0)) == [0, 1]
 
 
-def test_a_lone_work_waits_for_the_window_and_a_full_batch_does_not():
+def test_a_lone_task_waits_for_the_window_and_a_full_batch_does_not():
     batcher = Batcher(max_batch=2, window=0.002)
     queued(batcher, 0, now=1.0)
     assert batcher.take_batch(1.001) == []
@@ -68,7 +68,7 @@ def test_a_lone_work_waits_for_the_window_and_a_full_batch_does_not():
     assert keys(batcher.take_batch(2.002)) == [2]
 
 
-def test_a_full_batch_overtakes_an_older_work_whose_window_is_open():
+def test_a_full_batch_overtakes_an_older_task_whose_window_is_open():
     batcher = Batcher(max_batch=2, window=1.0)
     for key, steps in enumerate([1, 2, 2]):
         queued(batcher, key, steps=steps)
@@ -77,15 +77,15 @@ def test_a_full_batch_overtakes_an_older_work_whose_window_is_open():
 
 def test_one_more_than_the_queue_holds_is_refused_until_there_is_room():
     batcher = Batcher(max_queue=2)
-    assert batcher.admit(work(0)) and batcher.admit(work(1)) and not batcher.admit(work(2))
+    assert batcher.admit(task(0)) and batcher.admit(task(1)) and not batcher.admit(task(2))
     assert batcher.take(0).key == 0
-    assert batcher.admit(work(2))
+    assert batcher.admit(task(2))
 
 
 def test_the_queue_is_bounded_in_bytes_too():
     batcher = Batcher(max_queue=1000)
     large = {"width": 4096, "height": 4096}
-    admitted = sum(batcher.admit(work(key, **large)) for key in range(100))
+    admitted = sum(batcher.admit(task(key, **large)) for key in range(100))
     assert admitted == QUEUE_BYTES // (4096 * 4096 * 3)
 
 
@@ -96,7 +96,7 @@ def test_large_images_make_small_batches():
     assert len(batcher.take_batch(1.0)) == 2
 
 
-def test_a_work_whose_deadline_has_passed_is_not_started():
+def test_a_task_whose_deadline_has_passed_is_not_started():
     batcher = Batcher()
     queued(batcher, 0, deadline=1.0)
     queued(batcher, 1, deadline=9.0)
@@ -105,9 +105,9 @@ def test_a_work_whose_deadline_has_passed_is_not_started():
     assert keys(batcher.take_expired(2.0)) == [0]
 
 
-def test_a_work_that_is_not_decoded_is_not_started_and_may_leave():
+def test_a_task_that_is_not_decoded_is_not_started_and_may_leave():
     batcher = Batcher()
-    batcher.admit(work(0))
+    batcher.admit(task(0))
     assert batcher.take_batch(1.0) == []
     assert batcher.take(0).key == 0 and batcher.take(0) is None
     batcher.decoded(0, PIXELS, 1.0)
@@ -119,12 +119,12 @@ def test_a_work_that_is_not_decoded_is_not_started_and_may_leave():
     st.integers(1, 5),
     st.integers(1, 4),
 )
-def test_whatever_happens_no_work_is_lost_or_given_out_twice(events, max_queue, max_batch):
+def test_whatever_happens_no_task_is_lost_or_given_out_twice(events, max_queue, max_batch):
     batcher, admitted, left, now = Batcher(max_queue, max_batch), Counter(), Counter(), 0.0
     for serial, (event, key, steps) in enumerate(events):
         now += 0.5
         if event == "admit":
-            one = work((key, serial), now, deadline=float(key) / 2, steps=steps)
+            one = task((key, serial), now, deadline=float(key) / 2, steps=steps)
             if batcher.admit(one):
                 admitted[one.key] += 1
                 batcher.decoded(one.key, PIXELS, now)
@@ -148,24 +148,24 @@ def test_bounds_that_make_no_sense_are_refused(options):
         Batcher(**options)
 
 
-def test_answers_are_kept_by_bytes_and_by_time_and_the_oldest_go_first():
-    ledger = Ledger(max_bytes=10_000, max_seconds=5.0)
+def test_replies_are_cached_by_bytes_and_by_time_and_the_oldest_are_evicted_first():
+    cache = DeduplicationCache(max_bytes=10_000, max_seconds=5.0)
     for number in range(4):
-        one = work(number)
-        ledger.open(one)
-        assert ledger.works[number] is one
-        ledger.close(one, [b"x" * 2976], now=float(number), keep=True)
-        assert number not in ledger.works
-    assert [ledger.answer(number) is not None for number in range(4)] == [False, False, True, True]
-    ledger.trim(7.5)
-    assert [ledger.answer(number) is not None for number in range(4)] == [False, False, False, True]
-    ledger.trim(9.0)
-    assert ledger.answer(3) is None
+        one = task(number)
+        cache.add(one)
+        assert cache.tasks[number] is one
+        cache.finish(one, [b"x" * 2976], now=float(number), keep=True)
+        assert number not in cache.tasks
+    assert [cache.reply(number) is not None for number in range(4)] == [False, False, True, True]
+    cache.evict(7.5)
+    assert [cache.reply(number) is not None for number in range(4)] == [False, False, False, True]
+    cache.evict(9.0)
+    assert cache.reply(3) is None
 
 
-def test_an_answer_larger_than_the_bound_is_kept_alone_and_one_that_may_be_retried_not_at_all():
-    ledger = Ledger(max_bytes=10)
+def test_a_reply_larger_than_the_bound_is_cached_alone_and_one_that_may_be_retried_not_at_all():
+    cache = DeduplicationCache(max_bytes=10)
     for number, keep in enumerate([True, True, False]):
-        ledger.open(work(number))
-        ledger.close(ledger.works[number], [b"x" * 100], 0.0, keep)
-    assert [ledger.answer(number) is not None for number in range(3)] == [False, True, False]
+        cache.add(task(number))
+        cache.finish(cache.tasks[number], [b"x" * 100], 0.0, keep)
+    assert [cache.reply(number) is not None for number in range(3)] == [False, True, False]

@@ -117,7 +117,7 @@ class Codec(nn.Module, ABC):
         image_id: int = 0,
         fading: complex = 1.0,
     ) -> list[Symbols]:
-        """`encode` for images of one size, float (N, 3, H, W), in one pass; ``image_id`` is the first one's, the others count on."""
+        """`encode` for images of one size, float (N, 3, H, W), in one pass. Their ids count up from ``image_id``."""
         rate = self.check_rate(self.rates[0] if rate is None else rate)
         snr_db = parse_snr_db(snr_db)
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():

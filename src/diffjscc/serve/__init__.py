@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The refinement service: initial reconstructions in, refined images out, over ZeroMQ. See docs/refinement-service.md.
 
-Importing it imports no torch: a radio machine needs none.
+The client neither imports nor needs torch: a machine that only passes images on can do without it.
 """
 
 from .client import Job, RefineClient, RefineError, RefineTimeout

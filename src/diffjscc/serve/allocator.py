@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a process that refines on a CPU had better keep its memory."""
+"""Settings of the C library's memory allocator for processes that refine on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
 
-#: Of glibc's malloc.h, and what they are set to: the largest there is, and one arena, the only one that grows without bound.
+#: Parameters of glibc's mallopt (malloc.h) and their values: the largest thresholds that it accepts, and a single arena.
+#: Other arenas are limited in size, and would return memory to the kernel whatever the thresholds.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 SETTINGS = {M_TRIM_THRESHOLD: (1 << 31) - 1, M_MMAP_THRESHOLD: 1 << 30, M_ARENA_MAX: 1}
 
 
 def keep_pages() -> None:
-    """Has glibc keep the memory that a layer's activations took for the next layer's; elsewhere does nothing.
+    """Makes glibc keep freed memory for reuse instead of returning it to the kernel. With another C library it does nothing.
 
-    By default it gives tensors of more than 32 MB back to the kernel, which fills every page with zeros anew: an image of
-    768×512 through `mini` then takes a tenth longer and eight at once more than twice as long. To be called at the start
-    of a process of one's own, before there are threads; what was once used stays the process's.
+    By default glibc returns every freed tensor of more than 32 MB, and the kernel clears each page again for the next layer's
+    activations: an image of 768×512 through `mini` then takes a tenth longer, and eight at once more than twice as long.
+    Call it at the start of the process, before there are threads. The process keeps the most memory that it ever used.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where batches are computed: the seam between the server, which talks, and whatever holds the refiners.
+"""Where batches are computed: the interface between the server, which communicates, and the refiners, which compute.
 
 server ── submit(batch), stop(number) ──► backend
 server ◄── report(Stepped | Done) ─────── backend, from any of its threads
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Item:
-    """One image to refine: uint8 (H, W, 3), and what differs from image to image."""
+    """One image to refine: uint8 (H, W, 3), and the parameters that may differ from image to image."""
 
     pixels: np.ndarray
     snr_db: float | None
@@ -35,7 +35,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size, refined together. ``number`` is the server's name for it; ``previews``: items to show on the way."""
+    """Images of one size, refined together.
+
+    number    identifies the batch to the server
+    previews  indices of the items whose intermediate images are reported
+    """
 
     number: int
     refiner: str
@@ -47,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an image was not refined: a code of the protocol, and one line."""
+    """Why an image was not refined: an error code of the protocol, and one line."""
 
     code: str
     message: str
@@ -57,9 +61,17 @@ class Failure:
             raise ValueError(f"code '{self.code}' is not one of the protocol's: {', '.join(CODES)}")
 
 
+#: What became of an item: its refined pixels, uint8 (H, W, 3), or why there are none.
+Outcome = np.ndarray | Failure
+
+
 @dataclass(frozen=True)
 class Stepped:
-    """A batch has done ``step`` of ``steps``; previews: pixels by index of the item; items: of which it is true, none: of all."""
+    """``step`` of ``steps`` is done for a batch.
+
+    previews  intermediate pixels by index of the item
+    items     indices of the items that have done this step; None: all
+    """
 
     number: int
     step: int
@@ -70,29 +82,36 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Done:
-    """A batch is over: for each item, in order, its refined pixels or why there are none. ``seconds``: what it took."""
+    """A batch is finished: the outcome of each item, in order, and the seconds that it took."""
 
     number: int
-    outcomes: tuple[np.ndarray | Failure, ...]
+    outcomes: tuple[Outcome, ...]
     seconds: float
 
 
+#: What a backend reports to the server.
+Event = Stepped | Done
+
+
 class Backend(Protocol):
-    """What the server asks of one. Each batch that is submitted is reported Done exactly once, whatever happens to it."""
+    """What the server needs of a backend. For each batch submitted, `Done` is reported exactly once, whatever happens."""
 
-    #: Names that a request may give.
-    refiners: tuple[str, ...]
-    #: Batches that it takes at once; may change while it runs.
-    slots: int
+    @property
+    def refiners(self) -> tuple[str, ...]:
+        """Names that a request may give."""
 
-    def start(self, report: Callable[[Stepped | Done], None]) -> None:
-        """Gets ready, and says so by returning; raises ValueError where it cannot."""
+    @property
+    def slots(self) -> int:
+        """Batches that it takes at the same time; may change while it runs."""
+
+    def start(self, report: Callable[[Event], None]) -> None:
+        """Returns when the backend is ready; raises ValueError where it cannot be."""
 
     def submit(self, batch: Batch) -> None:
-        """Takes a batch; never waits. Called with at most ``slots`` batches out."""
+        """Takes a batch without waiting. Called only while fewer than ``slots`` batches are out."""
 
     def stop(self, number: int) -> None:
-        """Nobody waits for this batch any more: it may end early, all the same reporting Done."""
+        """Nobody waits for this batch any more: it may end early, and still reports `Done`."""
 
     def memory(self) -> dict[str, float]:
         """Bytes of GPU memory in use, by device; empty without a GPU."""
@@ -102,22 +121,24 @@ class Backend(Protocol):
 
 
 class Stopped(Exception):
-    """Raised through a refiner whose batch nobody waits for any more."""
+    """Raised by `OnStep`, through the refiner, where nobody waits for the batch any more."""
 
 
 class OnStep(Protocol):
-    """Told of each step, as in `Stepped`. May raise `Stopped`."""
+    """Called after each step, with the fields of `Stepped`. May raise `Stopped`."""
 
     def __call__(self, step: int, steps: int, previews: dict[int, np.ndarray], items: tuple[int, ...] | None = None) -> None: ...
 
 
-class Refines(Protocol):
-    """What computes: `engine.Engine`, or in tests something that is quick. Only ever called from one thread."""
+class RefinementEngine(Protocol):
+    """What computes batches: `engine.Engine`, or a stub in tests. It is used from one thread only."""
 
-    refiners: tuple[str, ...]
+    @property
+    def refiners(self) -> tuple[str, ...]:
+        """Names that a batch may give."""
 
     def prepare(self) -> None:
-        """Loads what is to be loaded before the first request."""
+        """Loads what the first request would otherwise wait for."""
 
     def run(self, batch: Batch, on_step: OnStep) -> Sequence[np.ndarray]:
         """Refined pixels of each item."""
@@ -127,11 +148,11 @@ class Refines(Protocol):
 
 
 class LocalBackend:
-    """One engine in one thread of this process: a batch at a time."""
+    """One engine in one thread of this process, one batch at a time."""
 
     slots = 1
 
-    def __init__(self, engine: Refines):
+    def __init__(self, engine: RefinementEngine):
         self._engine = engine
         self.refiners = engine.refiners
         self._batches: queue.Queue[Batch | None] = queue.Queue(maxsize=self.slots + 1)
@@ -139,7 +160,7 @@ class LocalBackend:
         self._ready: queue.Queue[Exception | None] = queue.Queue(maxsize=1)
         self._thread = threading.Thread(target=self._run, daemon=True, name="diffjscc-refine")
 
-    def start(self, report: Callable[[Stepped | Done], None], timeout: float = 600.0) -> None:
+    def start(self, report: Callable[[Event], None], timeout: float = 600.0) -> None:
         self._report = report
         self._thread.start()
         try:
@@ -164,7 +185,7 @@ class LocalBackend:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        # In this thread, because torch's number of threads is a thread's own.
+        # Prepared in this thread, because torch's number of threads is set per thread.
         try:
             self._engine.prepare()
         except Exception as error:
@@ -176,8 +197,8 @@ class LocalBackend:
             self._stopped.discard(batch.number)
 
 
-def refine(engine: Refines, batch: Batch, report: Callable[[Stepped], None], stopped: set[int]) -> Done:
-    """One batch through an engine. A batch that fails is tried image by image: a bad request costs only itself."""
+def refine(engine: RefinementEngine, batch: Batch, report: Callable[[Stepped], None], stopped: set[int]) -> Done:
+    """Computes a batch. One that fails is computed again image by image, so that a bad request fails alone."""
     start = time.monotonic()
 
     def on_step(step: int, steps: int, previews: dict[int, np.ndarray], items: tuple[int, ...] | None = None) -> None:
@@ -185,6 +206,7 @@ def refine(engine: Refines, batch: Batch, report: Callable[[Stepped], None], sto
             raise Stopped
         report(Stepped(batch.number, step, steps, previews, items))
 
+    outcomes: tuple[Outcome, ...]
     try:
         outcomes = tuple(engine.run(batch, on_step))
     except Stopped:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which requests are computed together, and when: pure logic, told the time by its caller."""
+"""Which requests are computed together, and when. Pure logic: the caller supplies the time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ QUEUE_BYTES = 1 << 30
 
 
 @dataclass(eq=False)
-class Work:
-    """A request on its way through the server. Times are the caller's clock's, s.
+class Task:
+    """A request on its way through the server. Times are those of the caller's clock, s.
 
-    key       who asked, and their id: the same key is never computed twice
-    digest    of what makes the request what it is, to tell a retry from another request under the same id
-    peer      the connection that is to be answered: the last one that asked
-    pixels    uint8 (H, W, 3), once decoded: only then can it be gathered
-    told      when the client was last told of a step, and step: which
+    key       (client, request id): a key is computed once, however often it is requested
+    digest    of the request's content: tells a retry from another request under the same id
+    peer      the connection to reply to: the last one that sent this request
+    pixels    uint8 (H, W, 3), set once the image is decoded; only then can the task join a batch
+    ready     when the image was decoded
+    reported  when progress was last sent, and step: of which step
     """
 
     key: Hashable
@@ -36,12 +37,12 @@ class Work:
     deadline: float
     pixels: np.ndarray | None = None
     ready: float = 0.0
-    told: float = -1.0
+    reported: float = -1.0
     step: int = 0
 
     @property
     def kind(self) -> tuple:
-        """Requests of one kind can be computed together."""
+        """Requests of one kind can be computed in one batch."""
         r = self.request
         return r.refiner, r.steps, r.sampler, r.width, r.height, r.prompt is None
 
@@ -52,11 +53,11 @@ class Work:
 
 
 class Batcher:
-    """A bounded queue that gives its works out in batches of one kind, oldest first.
+    """A bounded queue of tasks that hands them out in batches of one kind, oldest first.
 
-    max_queue  works that may wait; one more is refused
-    max_batch  works of a batch
-    window     seconds that a work waits for others of its kind: what batching may cost in latency
+    max_queue  tasks that may wait; another one is refused
+    max_batch  tasks of a batch
+    window     seconds that a task waits for others of its kind: the latency that batching may cost
     """
 
     def __init__(self, max_queue: int = 64, max_batch: int = 8, window: float = 0.002):
@@ -65,55 +66,64 @@ class Batcher:
                 f"queue of {max_queue}, batches of {max_batch}, window of {window} s: expected at least 1, 1, and 0 to 10 s"
             )
         self.max_queue, self.max_batch, self.window = max_queue, max_batch, window
-        self._waiting: dict[Hashable, Work] = {}
+        self._waiting: dict[Hashable, Task] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def admit(self, work: Work) -> bool:
-        """Queues a work, unless the queue is full."""
+    def admit(self, task: Task) -> bool:
+        """Queues a task; False where the queue is full."""
         # A single image always fits.
-        if self._waiting and (len(self._waiting) >= self.max_queue or self._bytes + work.size > QUEUE_BYTES):
+        if self._waiting and (len(self._waiting) >= self.max_queue or self._bytes + task.size > QUEUE_BYTES):
             return False
-        self._waiting[work.key] = work
-        self._bytes += work.size
+        self._waiting[task.key] = task
+        self._bytes += task.size
         return True
 
     def decoded(self, key: Hashable, pixels: np.ndarray, now: float) -> None:
-        """Makes a work one that can be gathered; nothing where it has left meanwhile."""
-        if (work := self._waiting.get(key)) is not None:
-            work.pixels, work.ready = pixels, now
+        """Sets the pixels of a task, which can join a batch from now on. Ignored where the task has left the queue."""
+        if (task := self._waiting.get(key)) is not None:
+            task.pixels, task.ready = pixels, now
 
-    def take(self, key: Hashable) -> Work | None:
-        """Takes a work out, none where it does not wait here."""
-        work = self._waiting.pop(key, None)
-        if work is not None:
-            self._bytes -= work.size
-        return work
+    def take(self, key: Hashable) -> Task | None:
+        """Removes and returns a task; None where it is not in the queue."""
+        task = self._waiting.pop(key, None)
+        if task is not None:
+            self._bytes -= task.size
+        return task
 
-    def take_all(self) -> list[Work]:
-        return [self.take(key) for key in list(self._waiting)]
+    def take_all(self) -> list[Task]:
+        return self._take(list(self._waiting.values()))
 
-    def take_expired(self, now: float) -> list[Work]:
-        """Takes out the works whose deadline has passed: they are not started."""
-        return [self.take(key) for key, work in list(self._waiting.items()) if work.deadline <= now]
+    def take_expired(self, now: float) -> list[Task]:
+        """Removes and returns the tasks whose deadline has passed: they are not started."""
+        return self._take([task for task in self._waiting.values() if task.deadline <= now])
 
-    def take_batch(self, now: float) -> list[Work]:
-        """Takes out the batch that is due: of the kind with the oldest work, among those that are full or waited long enough."""
-        kinds: dict[tuple, list[Work]] = {}
-        for work in self._waiting.values():
-            if work.pixels is not None and work.deadline > now:
-                kinds.setdefault(work.kind, []).append(work)
-        for works in kinds.values():
-            pixels = works[0].request.width * works[0].request.height
+    def take_batch(self, now: float) -> list[Task]:
+        """Removes and returns the next batch, empty where none is due.
+
+        A kind is due when it fills a batch or its oldest task has waited for the window; of those due, the kind with the
+        oldest task comes first.
+        """
+        kinds: dict[tuple, list[Task]] = {}
+        for task in self._waiting.values():
+            if task.pixels is not None and task.deadline > now:
+                kinds.setdefault(task.kind, []).append(task)
+        for tasks in kinds.values():
+            pixels = tasks[0].request.width * tasks[0].request.height
             most = min(self.max_batch, max(1, BATCH_PIXELS // pixels))
-            if len(works) >= most or now >= min(work.ready for work in works) + self.window:
-                return [self.take(work.key) for work in works[:most]]
+            if len(tasks) >= most or now >= min(task.ready for task in tasks) + self.window:
+                return self._take(tasks[:most])
         return []
 
     def next_change(self, now: float) -> float:
-        """Seconds until a window or a deadline ends; infinity where none does."""
-        ends = [work.deadline for work in self._waiting.values()]
-        ends += [work.ready + self.window for work in self._waiting.values() if work.pixels is not None]
+        """Seconds until the next window or deadline ends; infinity where none does."""
+        ends = [task.deadline for task in self._waiting.values()]
+        ends += [task.ready + self.window for task in self._waiting.values() if task.pixels is not None]
         return max(0.0, min(ends, default=float("inf")) - now)
+
+    def _take(self, tasks: list[Task]) -> list[Task]:
+        for task in tasks:
+            self.take(task.key)
+        return tasks

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The client: hands images to a server and gets them back refined, through whatever happens to server and network."""
+"""The client: sends images to a server and receives them refined. It retries through failures of server and network."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import zmq
@@ -22,7 +23,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from . import images, keys
 from .addresses import DEFAULT, check_port
-from .mailbox import Mailbox
+from .event_queue import EventQueue
 from .protocol import (
     ENCODINGS,
     MAX_IMAGE,
@@ -43,29 +44,34 @@ from .protocol import (
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between pings while something is outstanding; and of silence after which the connection is given up.
+#: Seconds between pings while a reply is outstanding; and seconds without any message after which the connection is given up.
 PING_SECONDS, SILENCE_SECONDS = 1.0, 6.0
 
-#: Bytes a second of the slowest network that is not taken for silence: a pong comes after the image that is on its way.
+#: Bytes per second of the slowest network that is supported: an image that is being sent delays the pong by its size over this.
 SLOWEST = 50_000
 
-#: Seconds between attempts to connect: at first, and at most. libzmq doubles in between.
+#: Back-off between attempts to connect, s: the first, and the longest. libzmq doubles it in between.
 RECONNECT_SECONDS = (0.1, 5.0)
 
-#: Seconds before a request is sent again that a server could not take: at first, and at most; doubled, and scattered.
+#: Back-off before a request is sent again that the server could not accept, s: the first, and the longest; doubled in between,
+#: with jitter.
 RETRY_SECONDS = (0.1, 5.0)
 
-#: Messages that libzmq takes for a server that reads slowly; the rest wait here.
+#: Messages that libzmq queues for a server that reads slowly; the others wait in the client.
 SEND_QUEUE = 16
 
-#: Errors that another attempt may cure before the deadline. Not "lost": an image that ended two workers may end the next.
-WORTH_RETRYING = ("draining",)
+#: Errors after which a request is sent again until its deadline. Not "lost": an image that killed two workers may kill the next.
+RETRIED_CODES = ("draining",)
 
 FAILED_HANDSHAKES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
+#: Called as (step, steps, preview or None).
+OnProgress = Callable[[int, int, np.ndarray | None], object]
+
+
 class RefineError(Exception):
-    """An image that was not refined: the protocol's code, one line, and whether the same request may succeed later."""
+    """An image was not refined: the error code of the protocol, one line, and whether the same request may succeed later."""
 
     def __init__(self, code: str, message: str, retryable: bool):
         super().__init__(message)
@@ -79,37 +85,38 @@ class RefineTimeout(RefineError):
         super().__init__("deadline", message, True)
 
 
-class Job(Future):
-    """An image on its way: a future of refined pixels, uint8 (H, W, 3), or of a `RefineError`. ``id`` names it to the server.
+class Job(Future[np.ndarray]):
+    """A submitted image: a future of its refined pixels, uint8 (H, W, 3), or of a `RefineError`. ``id`` is the request's.
 
-    It is over by its deadline, whatever happens. ``cancel()`` works until then, and tells the server.
+    It is done by its deadline, whatever happens. Until it is done ``cancel()`` works, and cancels it on the server too.
     """
 
-    def __init__(self, request: Request, on_progress: Callable | None):
+    def __init__(self, request: Request, on_progress: OnProgress | None):
         super().__init__()
         self.id = request.id
         self._request, self._on_progress = request, on_progress
         self._deadline = time.monotonic() + request.deadline
-        # When to send it (again); infinity once sent.
-        self._due, self._retry, self._trouble = 0.0, RETRY_SECONDS[0], ""
+        # When to send the request, or to send it again; infinity once it is sent.
+        self._send_at = 0.0
+        self._back_off, self._last_error = RETRY_SECONDS[0], ""
 
-    def _again(self, wait: float) -> None:
-        """Sends it again in about ``wait`` seconds: scattered, so that clients refused together do not return together."""
-        self._due = time.monotonic() + wait * random.uniform(0.75, 1.25)
-        self._retry = min(2 * self._retry, RETRY_SECONDS[1])
+    def _send_again(self, seconds: float) -> None:
+        """Schedules the request to be sent again in about ``seconds``, with jitter so that clients do not retry in step."""
+        self._send_at = time.monotonic() + seconds * random.uniform(0.75, 1.25)
+        self._back_off = min(2 * self._back_off, RETRY_SECONDS[1])
 
 
 class RefineClient:
-    """A connection to a refinement service, kept up by a thread of its own. Every method may be called from any thread.
+    """A connection to a refinement service, maintained by a thread of its own. Any thread may call its methods. No torch is needed.
 
     address          of the server, such as tcp://gpu.local:5555
-    server_key       file with the server's public key, and secret_key: file with this client's pair; both or neither
-    max_outstanding  jobs that may be unfinished; one more is refused
-    on_outage        called in the client's thread with one line when the server is away while a job is unfinished, once
-                     until it is back; none: logged as a warning
+    server_key       file with the server's public key, and secret_key: file with this client's key pair; both or neither
+    max_outstanding  jobs that may be unfinished; another one is refused
+    on_outage        called in the client's thread with one line when the server becomes unreachable while a job is
+                     unfinished; again only after it was reachable. None: logged as a warning
 
-    A server that cannot be reached, restarts, is full or stops is tried again with growing pauses until a job's deadline.
-    Images of a job asked twice are computed once: the server knows it by its id.
+    When the server cannot be reached, restarts, is busy or stops, the client tries again with exponential back-off until the
+    job's deadline. A request that is sent again is computed only once, because its id is an idempotency key.
 
     Example:
         with RefineClient("tcp://127.0.0.1:5555") as client:
@@ -122,28 +129,30 @@ class RefineClient:
         server_key: str | os.PathLike | None = None,
         secret_key: str | os.PathLike | None = None,
         max_outstanding: int = 64,
-        on_outage: Callable[[str], None] | None = None,
+        on_outage: Callable[[str], object] | None = None,
     ):
-        if (server_key is None) != (secret_key is None):
+        self._curve: tuple[bytes, bytes, bytes] | None = None
+        if server_key is not None and secret_key is not None:
+            self._curve = (keys.load_public(server_key), *keys.load_pair(secret_key))
+        elif server_key is not None or secret_key is not None:
             raise ValueError("server_key and secret_key go together: give both files, or neither")
         if max_outstanding < 1:
             raise ValueError(f"max_outstanding = {max_outstanding}: must be at least 1")
         check_port(address)
         self.address, self._max_outstanding = address, max_outstanding
-        self._curve = None if server_key is None else (keys.load_public(server_key), *keys.load_pair(secret_key))
         self._jobs: dict[str, Job] = {}
-        self._pings: list[tuple[float, Future]] = []
+        # Pings without an answer: (deadline, future).
+        self._pings: list[tuple[float, Future[Pong]]] = []
         self._lock = threading.Lock()
         self._closing = False
-        self._mailbox = Mailbox()
-        self._context = zmq.Context.instance()
-        self._socket = self._monitor = None
-        self._on_outage = on_outage or logger.warning
+        self._events: EventQueue[Job | Ping | None] = EventQueue()
+        self._context: zmq.Context = zmq.Context.instance()
+        self._on_outage: Callable[[str], object] = on_outage or logger.warning
         self._away_since: float | None = time.monotonic()
         try:
             self._connect()
         except zmq.ZMQError as error:
-            self._mailbox.close()
+            self._events.close()
             raise ValueError(f"cannot connect to {address!r} ({error}): expected an address such as tcp://host:5555") from None
         self._thread = threading.Thread(target=self._run, daemon=True, name="diffjscc-client")
         self._thread.start()
@@ -160,17 +169,17 @@ class RefineClient:
         prompt: str | None = None,
         deadline: float = 60.0,
         encoding: str = "png",
-        on_progress: Callable[[int, int, np.ndarray | None], None] | None = None,
+        on_progress: OnProgress | None = None,
         preview: bool = False,
     ) -> Job:
-        """Hands in an image, uint8 (H, W, 3), and returns at once; the image is encoded here, in the caller's thread.
+        """Submits an image, uint8 (H, W, 3), and returns without waiting. The caller's thread encodes the image.
 
-        deadline     seconds until the job is over, one way or the other
-        encoding     of both images on the way: "png", "raw" on a fast network, or "jpeg" where loss is tolerable
-        on_progress  called in the client's thread as (step, steps, None or, with ``preview``, the image so far)
+        deadline     seconds after which the job is done, refined or not
+        encoding     of the image sent and the image received: "png"; "raw" on a fast network; "jpeg" where loss is tolerable
+        on_progress  called in the client's thread as (step, steps, None or, with ``preview``, the intermediate image)
 
-        The rest is as in `DiffJSCCPipeline`. Raises ValueError for bad input, and RefineError "busy" where too many jobs
-        are outstanding, or "closed".
+        The other parameters are those of `DiffJSCCPipeline`. Raises ValueError for bad input, and RefineError with the code
+        "busy" where too many jobs are outstanding, or "closed" after `close`.
         """
         images.check_pixels(pixels)
         if encoding not in ENCODINGS:
@@ -194,7 +203,7 @@ class RefineClient:
             deadline=deadline,
             progress=on_progress is not None,
             preview=preview and on_progress is not None,
-            # The caller may go on and write into its array.
+            # A copy, because the caller may change its array afterwards.
             image=bytes(image),
         )
         job = Job(request, on_progress)
@@ -205,12 +214,13 @@ class RefineClient:
             if outstanding >= self._max_outstanding:
                 raise RefineError("busy", f"{outstanding} jobs are outstanding: wait for one, or raise max_outstanding", True)
             self._jobs[job.id] = job
-        job.add_done_callback(self._mailbox.put)
-        self._mailbox.put(None)
+        # Tells the client's thread when the job is cancelled.
+        job.add_done_callback(lambda _: self._events.put(job))
+        self._events.put(None)
         return job
 
-    def refine(self, pixels: np.ndarray, snr_db: float | None = None, refiner: str = "mini", **options) -> np.ndarray:
-        """`submit`, and the refined pixels when they are there. Raises RefineError; RefineTimeout after the deadline."""
+    def refine(self, pixels: np.ndarray, snr_db: float | None = None, refiner: str = "mini", **options: Any) -> np.ndarray:
+        """`submit`, then waits for the refined pixels. Raises RefineError, and RefineTimeout after the deadline."""
         job = self.submit(pixels, snr_db, refiner, **options)
         try:
             return job.result()
@@ -218,53 +228,53 @@ class RefineClient:
             job.cancel()
             raise
 
-    async def arefine(self, pixels: np.ndarray, snr_db: float | None = None, refiner: str = "mini", **options) -> np.ndarray:
+    async def arefine(self, pixels: np.ndarray, snr_db: float | None = None, refiner: str = "mini", **options: Any) -> np.ndarray:
         """`refine` for asyncio; cancelling the task cancels the job."""
-        # Encoding a large image takes a while, in which the loop had better go on.
+        # In a thread, because encoding a large image would block the event loop.
         job = await asyncio.to_thread(self.submit, pixels, snr_db, refiner, **options)
         return await asyncio.wrap_future(job)
 
     def ping(self, timeout: float = 5.0) -> Pong:
-        """What the server is at. Raises RefineTimeout where it does not say so within ``timeout`` seconds."""
-        pong: Future = Future()
+        """The server's version, refiners and load. Raises RefineTimeout where it does not answer within ``timeout`` seconds."""
+        pong: Future[Pong] = Future()
         with self._lock:
             if self._closing:
                 raise RefineError("closed", "the client is closed: make a new one", False)
             self._pings.append((time.monotonic() + timeout, pong))
-        self._mailbox.put(Ping())
+        self._events.put(Ping())
         return pong.result()
 
     @property
     def connected(self) -> bool:
-        """Whether the server is there, as far as is known."""
+        """Whether the connection to the server is up, as far as is known."""
         return self._away_since is None
 
     @property
     def away(self) -> float:
-        """Seconds since when it is not; 0 while it is."""
+        """Seconds since the connection was lost, or since the client was made; 0 while it is up."""
         since = self._away_since
         return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
-        """Ends the thread; jobs that are not over end with RefineError "closed"."""
+        """Ends the thread; unfinished jobs fail with RefineError "closed"."""
         with self._lock:
             self._closing = True
-        self._mailbox.put(None)
+        self._events.put(None)
         self._thread.join(5.0)
 
     def __enter__(self) -> RefineClient:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # The rest runs in the client's thread.
 
     def _connect(self) -> None:
-        """A new socket. Connecting, and connecting again, is libzmq's work, which goes on by itself."""
+        """Opens a socket. libzmq connects, and connects again after failures, by itself."""
         self._socket = socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
-        # Nothing is queued for a server that is not there: what it missed is sent when it is.
+        # libzmq queues nothing while there is no connection; the client sends unfinished requests when there is one.
         socket.immediate = True
         socket.sndhwm = SEND_QUEUE
         socket.maxmsgsize = MAX_IMAGE
@@ -280,55 +290,58 @@ class RefineClient:
         except zmq.ZMQError:
             self._disconnect()
             raise
-        self._heard, self._pinged, self._reopen = math.inf, -math.inf, math.inf
+        self._last_message, self._last_ping, self._reopen_at = math.inf, -math.inf, math.inf
 
     def _disconnect(self) -> None:
-        self._lose()
+        self._note_loss()
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
 
     def _run(self) -> None:
-        self._instance, self._outage, self._trouble = None, False, f"{self.address} does not answer"
-        self._pause = RECONNECT_SECONDS[0]
+        self._instance: str | None = None
+        # An outage is reported once, until the connection is up again.
+        self._outage_reported, self._last_error = False, f"{self.address} does not answer"
+        self._back_off = RECONNECT_SECONDS[0]
         try:
             while not self._closing:
                 self._wait()
-                self._turn()
+                self._handle_all()
         finally:
             self._disconnect()
-            self._mailbox.close()
+            self._events.close()
             with self._lock:
                 self._closing = True
             for job in list(self._jobs.values()):
-                self._end(job, RefineError("closed", "the client was closed", False))
+                self._finish(job, RefineError("closed", "the client was closed", False))
             for _, pong in self._pings:
                 pong.set_exception(RefineError("closed", "the client was closed", False))
 
     def _wait(self) -> None:
+        """Waits for the next event, message or change of the connection, or until something is to be done."""
         poller = zmq.Poller()
-        poller.register(self._mailbox.fileno(), zmq.POLLIN)
+        poller.register(self._events.fileno(), zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         now = time.monotonic()
         jobs = list(self._jobs.values())
-        due = self.connected and any(job._due <= now for job in jobs)
-        # A job that is due and was not sent waits for room in the socket.
-        poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if due else 0))
-        ends = [job._deadline for job in jobs] + [deadline for deadline, _ in list(self._pings)]
-        ends += [job._due for job in jobs if now < job._due < math.inf]
+        # A request that should have been sent already waits for room in the socket's queue.
+        blocked = self.connected and any(job._send_at <= now for job in jobs)
+        poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if blocked else 0))
+        times = [job._deadline for job in jobs] + [deadline for deadline, _ in list(self._pings)]
+        times += [job._send_at for job in jobs if now < job._send_at < math.inf]
         if self.connected and (jobs or self._pings):
-            ends += [self._pinged + PING_SECONDS]
-        patience = min([*ends, self._reopen, now + 60.0]) - now
-        poller.poll(1000 * max(0.0, patience))
+            times += [self._last_ping + PING_SECONDS]
+        seconds = min([*times, self._reopen_at, now + 60.0]) - now
+        poller.poll(int(1000 * max(0.0, seconds)))
 
-    def _turn(self) -> None:
+    def _handle_all(self) -> None:
         self._watch_connection()
-        for event in self._mailbox.take():
+        for event in self._events.take():
             if isinstance(event, Job) and event.cancelled():
                 self._forget(event)
             elif isinstance(event, Ping):
-                # At once, not at the next beat.
-                self._pinged = -math.inf
+                # Sent at once instead of at the next interval.
+                self._last_ping = -math.inf
         while self.connected:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -339,70 +352,70 @@ class RefineClient:
         if self.connected:
             self._send_due()
             self._keep_alive()
-        if time.monotonic() >= self._reopen:
+        if time.monotonic() >= self._reopen_at:
             self._disconnect()
             self._connect()
 
     def _watch_connection(self) -> None:
         while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)
-            kind = event["event"]
+            kind = recv_monitor_message(self._monitor)["event"]
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._away_since, self._heard = None, time.monotonic()
-                self._pinged, self._pause = -math.inf, RECONNECT_SECONDS[0]
+                self._away_since, self._last_message = None, time.monotonic()
+                self._last_ping, self._back_off = -math.inf, RECONNECT_SECONDS[0]
                 self._send_all_again()
-                if self._outage:
-                    logger.info("%s is there again", self.address)
-                self._outage = False
+                if self._outage_reported:
+                    logger.info("%s is reachable again", self.address)
+                self._outage_reported = False
             elif kind & FAILED_HANDSHAKES:
                 self._fail_connection(f"{self.address} refuses this client, or is not the server of this key: check the keys")
-                # libzmq takes that for final.
-                self._reopen = time.monotonic() + self._pause
-                self._pause = min(2 * self._pause, RECONNECT_SECONDS[1])
+                # libzmq does not try again after a failed handshake.
+                self._reopen_at = time.monotonic() + self._back_off
+                self._back_off = min(2 * self._back_off, RECONNECT_SECONDS[1])
             elif kind == zmq.EVENT_DISCONNECTED:
-                # After a failed handshake too, when a better reason is known.
+                # This event follows a failed handshake too, whose message is the better one.
                 if self.connected:
                     self._fail_connection(f"the connection to {self.address} was lost")
-            elif not self._outage:
+            elif not self._outage_reported:
                 self._fail_connection(f"{self.address} cannot be reached")
 
-    def _lose(self) -> None:
+    def _note_loss(self) -> None:
         self._away_since = self._away_since or time.monotonic()
 
-    def _fail_connection(self, trouble: str) -> None:
-        self._lose()
-        self._trouble = trouble
-        if not self._outage and self._jobs:
-            self._outage = True
-            self._on_outage(f"{trouble}: trying again until deadlines pass")
+    def _fail_connection(self, error: str) -> None:
+        self._note_loss()
+        self._last_error = error
+        if not self._outage_reported and self._jobs:
+            self._outage_reported = True
+            self._on_outage(f"{error}: trying again until deadlines pass")
 
     def _send_all_again(self) -> None:
-        """A new connection, or a new server: what was sent on the old one may have been lost, and its answer too."""
+        """After a reconnection or a restart of the server: requests, or their replies, may have been lost."""
         for job in list(self._jobs.values()):
-            job._due = min(job._due, 0.0)
+            job._send_at = min(job._send_at, 0.0)
 
     def _send_due(self) -> None:
         now = time.monotonic()
         for job in list(self._jobs.values()):
-            if job._due <= now and not job.done():
+            if job._send_at <= now and not job.done():
                 remaining = max(0.0, job._deadline - now)
                 if not self._send(replace(job._request, deadline=remaining)):
                     return
-                job._due = math.inf
+                job._send_at = math.inf
 
     def _keep_alive(self) -> None:
         now = time.monotonic()
         if not self._jobs and not self._pings:
-            self._heard = now
+            self._last_message = now
             return
-        on_the_way = sum(len(job._request.image) for job in list(self._jobs.values()) if job._due == math.inf)
-        if now - self._heard > SILENCE_SECONDS + on_the_way / SLOWEST:
-            self._fail_connection(f"{self.address} has been silent for {now - self._heard:.0f} s")
-            self._reopen = now
-        elif now - self._pinged >= PING_SECONDS and self._send(Ping()):
-            self._pinged = now
+        being_sent = sum(len(job._request.image) for job in list(self._jobs.values()) if job._send_at == math.inf)
+        if now - self._last_message > SILENCE_SECONDS + being_sent / SLOWEST:
+            self._fail_connection(f"{self.address} has been silent for {now - self._last_message:.0f} s")
+            self._reopen_at = now
+        elif now - self._last_ping >= PING_SECONDS and self._send(Ping()):
+            self._last_ping = now
 
     def _send(self, message: Message) -> bool:
+        """False where the socket's queue is full."""
         try:
             self._socket.send_multipart(encode(message), zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -410,27 +423,28 @@ class RefineClient:
         return True
 
     def _receive(self, frames: list) -> None:
-        self._heard = time.monotonic()
+        self._last_message = time.monotonic()
         try:
             message = decode(frames)
         except ProtocolError as error:
-            logger.warning("%s sent what this client does not understand: %s", self.address, error.message)
+            logger.warning("%s sent a message that this client does not understand: %s", self.address, error.message)
             if error.code == "version":
-                for job in list(self._jobs.values()):
-                    self._end(job, RefineError("version", error.message, False))
+                for unfinished in list(self._jobs.values()):
+                    self._finish(unfinished, RefineError("version", error.message, False))
             elif error.id in self._jobs:
-                self._end(self._jobs[error.id], RefineError(error.code, error.message, False))
+                self._finish(self._jobs[error.id], RefineError(error.code, error.message, False))
             return
+        job = self._jobs.get(getattr(message, "id", None) or "")
         if isinstance(message, Pong):
             self._receive_pong(message)
-        elif (job := self._jobs.get(getattr(message, "id", None))) is not None:
+        elif job is not None:
             self._receive_of(job, message)
         elif isinstance(message, Error) and message.code not in ("unknown-id", "cancelled"):
             logger.warning("%s: %s", self.address, message.message)
 
     def _receive_pong(self, pong: Pong) -> None:
-        if self._instance not in (None, pong.instance):
-            # A proxy between may have hidden from the connection that this is another server.
+        if self._instance is not None and self._instance != pong.instance:
+            # The server was restarted behind a proxy that kept the connection.
             self._send_all_again()
         self._instance = pong.instance
         with self._lock:
@@ -439,69 +453,76 @@ class RefineClient:
             future.set_result(pong)
 
     def _receive_of(self, job: Job, message: Message) -> None:
+        """Handles a message about a job."""
         if isinstance(message, Result):
             size = message.width, message.height
             try:
                 if size != (job._request.width, job._request.height):
                     raise ValueError("result is {}×{}, the image was {}×{}".format(*size, job._request.width, job._request.height))
                 pixels = images.to_pixels(message.image, *size, message.encoding)
-                # Its own memory: not the socket's, and writable.
-                self._end(job, np.array(pixels))
+                # A writable copy, independent of the socket's memory.
+                self._finish(job, np.array(pixels))
             except ValueError as error:
-                self._end(job, RefineError("bad-image", f"{self.address}: {error}", False))
-        elif isinstance(message, Progress) and job._on_progress is not None:
-            self._tell(job, message)
+                self._finish(job, RefineError("bad-image", f"{self.address}: {error}", False))
+        elif isinstance(message, Progress):
+            if job._on_progress is not None:
+                self._report_progress(job._on_progress, message)
         elif isinstance(message, Busy):
-            job._trouble = message.message
-            job._again(max(message.retry_after, job._retry))
-        elif isinstance(message, Error) and message.code in WORTH_RETRYING:
-            job._trouble = message.message
-            job._again(job._retry)
+            job._last_error = message.message
+            job._send_again(max(message.retry_after, job._back_off))
+        elif isinstance(message, Error) and message.code in RETRIED_CODES:
+            job._last_error = message.message
+            job._send_again(job._back_off)
         elif isinstance(message, Error):
             if message.code == "deadline":
-                self._end(job, RefineTimeout(message.message))
+                self._finish(job, RefineTimeout(message.message))
             else:
-                self._end(job, RefineError(message.code, message.message, message.retryable))
+                self._finish(job, RefineError(message.code, message.message, message.retryable))
         elif isinstance(message, Accepted):
-            job._trouble = ""
+            job._last_error = ""
 
-    def _tell(self, job: Job, message: Progress) -> None:
+    @staticmethod
+    def _report_progress(on_progress: OnProgress, message: Progress) -> None:
         preview = None
         try:
-            if message.encoding is not None:
+            if message.width is not None and message.height is not None and message.encoding is not None:
                 preview = images.to_pixels(message.image, message.width, message.height, message.encoding)
-            job._on_progress(message.step, message.steps, preview)
+            on_progress(message.step, message.steps, preview)
         except Exception:
             logger.exception("on_progress failed; the job goes on")
 
     def _time_out(self) -> None:
+        """Ends the jobs and pings whose deadline has passed."""
         now = time.monotonic()
         for job in [job for job in list(self._jobs.values()) if job._deadline <= now]:
-            trouble = job._trouble or ("the server has not finished it" if self.connected else self._trouble)
-            if self._end(job, RefineTimeout(f"no image within {job._request.deadline:g} s: {trouble}")) and self.connected:
+            reason = job._last_error or ("the server has not finished it" if self.connected else self._last_error)
+            if self._finish(job, RefineTimeout(f"no image within {job._request.deadline:g} s: {reason}")) and self.connected:
                 self._send(Cancel(id=job.id))
         with self._lock:
             late = [future for deadline, future in self._pings if deadline <= now]
             self._pings = [(deadline, future) for deadline, future in self._pings if deadline > now]
         for future in late:
-            future.set_exception(RefineTimeout(f"no pong: {self._trouble}"))
+            future.set_exception(RefineTimeout(f"no pong: {self._last_error}"))
 
     def _forget(self, job: Job) -> None:
-        """A job was cancelled."""
+        """Removes a job that was cancelled, here and on the server."""
         with self._lock:
             known = self._jobs.pop(job.id, None) is not None
         if known:
             with suppress(InvalidStateError, RuntimeError):
                 job.set_running_or_notify_cancel()
-            if self.connected and job._due == math.inf:
+            if self.connected and job._send_at == math.inf:
                 self._send(Cancel(id=job.id))
 
-    def _end(self, job: Job, outcome: np.ndarray | RefineError) -> bool:
-        """False where it was cancelled meanwhile."""
+    def _finish(self, job: Job, outcome: np.ndarray | RefineError) -> bool:
+        """Sets the outcome of a job; False where it was cancelled meanwhile."""
         with self._lock:
             self._jobs.pop(job.id, None)
         try:
-            job.set_exception(outcome) if isinstance(outcome, RefineError) else job.set_result(outcome)
+            if isinstance(outcome, RefineError):
+                job.set_exception(outcome)
+            else:
+                job.set_result(outcome)
         except InvalidStateError:
             return False
         return True

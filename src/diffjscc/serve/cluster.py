@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Batches computed by a pool of Ray actors, on this machine or on those of a cluster. Ray is imported when one is made.
+"""Batches computed by a pool of Ray actors, on this machine or on those of a cluster. Ray is imported on first use.
 
-server ── submit ──► queue ──► keeper 1 ── run ──► Worker 1 (an actor: a process with an engine, anywhere)
-                        └────► keeper 2 ── run ──► Worker 2
+server ── submit ──► queue ──► supervisor 1 ── run ──► Worker 1 (an actor: a process with an engine, on any machine)
+                        └────► supervisor 2 ── run ──► Worker 2
 
-Each worker has a keeper: a thread of the server's process that hires it, hands it a batch at a time, and replaces it when it dies.
-Only keepers wait for Ray, the server's thread never does.
+The pool has a fixed number of slots, each with a worker and a supervisor: a thread of the server's process that starts the
+worker, gives it one batch at a time, and replaces it when it dies. Only supervisors wait for Ray, never the server's thread.
 
-Whoever can reach a Ray cluster can run programs on it: it belongs in a network of its own, or behind Ray's tokens.
+Whoever can reach a Ray cluster can run programs on it: keep it in a private network, or use Ray's tokens.
 """
 
 from __future__ import annotations
@@ -21,59 +21,60 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ..errors import one_line
+from ..errors import extra, one_line
 from .allocator import M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, SETTINGS
-from .backend import Batch, Done, Failure, Refines, Stepped, refine
+from .backend import Batch, Done, Event, Failure, RefinementEngine, Stepped, refine
 
 logger = logging.getLogger(__name__)
 
-#: Workers that compute a batch before it is given up: the first one, and one more should that die.
+#: Attempts at a batch whose worker dies: the first one, and one more on another worker.
 ATTEMPTS = 2
 
-#: Seconds between two looks at what cannot wake a keeper: that nobody waits for its batch, that the server stops.
+#: Seconds between a supervisor's checks whether its batch was cancelled or the backend is being closed.
 TICK = 0.1
 
-#: Seconds before a worker is replaced that died without finishing a batch: at first, and at most. Doubled in between.
-REPLACE_SECONDS = (1.0, 60.0)
+#: Back-off before a worker that died without having finished a batch is replaced, s: first and longest; doubled in between.
+BACK_OFF_SECONDS = (1.0, 60.0)
 
-#: Calls that a worker has to answer at once: a batch, what is new of it, and that it is to stop.
+#: Calls that a worker answers at the same time: `run`, `next_events` and `stop`.
 CALLS = 3
 
-#: What `allocator.keep_pages` sets, for processes that have threads before anything of ours runs in them.
+#: The settings of `allocator.keep_pages` as environment variables: Ray's processes have threads before our code runs in them.
 MALLOC = {
     "MALLOC_ARENA_MAX": str(SETTINGS[M_ARENA_MAX]),
     "MALLOC_MMAP_THRESHOLD_": str(SETTINGS[M_MMAP_THRESHOLD]),
     "MALLOC_TRIM_THRESHOLD_": str(SETTINGS[M_TRIM_THRESHOLD]),
 }
 
-#: Address that stands for a Ray of this server's own, which ends with it.
+#: Address for a Ray instance that this server starts, and ends with itself.
 LOCAL = "local"
 
 
 class RayBackend:
-    """A `Backend` that spreads batches over Ray actors, each with an engine of its own.
+    """A `Backend` that distributes batches over Ray actors, each with an engine of its own.
 
     make     makes an engine; called in each worker, and once here, for the names of its refiners
-    count    workers; none: as many as the cluster has GPUs, or CPUs for ``threads`` each
-    device   "cuda": a GPU a worker, which Ray chooses; "cpu"
-    threads  CPUs of a worker, which its libraries use for as many threads; none: 1
+    count    workers; None: as many as the cluster has GPUs, or as it has room for with ``threads`` CPUs each
+    device   "cuda": one GPU per worker, chosen by Ray; "cpu"
+    threads  CPUs, and threads, of a worker; None: 1
     address  "local": Ray on this machine, started and ended here; "auto": the cluster that this machine belongs to;
-             "ray://host:10001": another
+             "ray://host:10001": another cluster
 
-    A batch whose worker dies is given to another, once; then its images fail as "lost".
-    Raises ValueError where Ray is not installed, or where ``make`` does.
+    A batch whose worker dies is given to another worker, once; then its images fail with "lost".
+    Raises ValueError for impossible values or where ``make`` does, and MissingExtra where Ray is not installed.
     """
 
     def __init__(
         self,
-        make: Callable[[], Refines],
+        make: Callable[[], RefinementEngine],
         count: int | None = None,
         *,
         device: str = "cpu",
@@ -91,15 +92,15 @@ class RayBackend:
         self._batches: queue.Queue[tuple[Batch, int]] = queue.Queue()
         self._stopped: set[int] = set()
         self._memory: dict[int, dict[str, float]] = {}
-        self._keepers: list[threading.Thread] = []
+        self._supervisors: list[threading.Thread] = []
         self._ready: queue.Queue[Exception | None] = queue.Queue()
         self._closing = threading.Event()
         self._connected = False
         self._lock = threading.Lock()
         self.slots = 0
 
-    def start(self, report: Callable[[Stepped | Done], None], timeout: float = 600.0) -> None:
-        """Returns once every worker has its first refiner; raises ValueError as soon as one cannot."""
+    def start(self, report: Callable[[Event], None], timeout: float = 600.0) -> None:
+        """Returns when every worker has loaded its first refiner; raises ValueError as soon as one of them fails to."""
         self._report = report
         self._connect()
         room = self._room()
@@ -118,10 +119,10 @@ class RayBackend:
             max_concurrency=CALLS,
             runtime_env=environment,
         )(Worker)
-        for place in range(1, count + 1):
-            keeper = threading.Thread(target=self._keep, args=(place,), daemon=True, name=f"diffjscc-worker-{place}")
-            self._keepers.append(keeper)
-            keeper.start()
+        for slot in range(1, count + 1):
+            supervisor = threading.Thread(target=self._supervise, args=(slot,), daemon=True, name=f"diffjscc-worker-{slot}")
+            self._supervisors.append(supervisor)
+            supervisor.start()
         deadline = time.monotonic() + timeout
         for _ in range(count):
             try:
@@ -143,22 +144,20 @@ class RayBackend:
             return {device: used for devices in self._memory.values() for device, used in devices.items()}
 
     def close(self, timeout: float) -> None:
-        """Ends the workers; and Ray where it was started here, which may take a second or two more."""
+        """Ends the workers, and Ray where it was started here, which may take a second or two more than ``timeout``."""
         self._closing.set()
         deadline = time.monotonic() + timeout
-        for keeper in self._keepers:
-            keeper.join(max(0.0, deadline - time.monotonic()))
+        for supervisor in self._supervisors:
+            supervisor.join(max(0.0, deadline - time.monotonic()))
         if self._connected:
             self._connected = False
             self._ray.shutdown()
 
     def _connect(self) -> None:
-        """Connects to Ray, unless the program that this is part of has done so."""
+        """Connects to Ray, unless this process is connected already."""
         if self._ray.is_initialized():
             return
-        options = {}
-        if self._address == LOCAL:
-            options["include_dashboard"] = False
+        options = {"include_dashboard": False} if self._address == LOCAL else {}
         try:
             with _own_signals():
                 self._ray.init(self._address, log_to_driver=False, logging_level=logging.WARNING, **options)
@@ -168,44 +167,44 @@ class RayBackend:
         self._connected = True
 
     def _room(self) -> int:
-        """Workers that the machines of the cluster have room for, were they used for nothing else."""
+        """Workers that the machines of the cluster have room for, if nothing else uses them."""
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(int(min(machine.get(kind, 0) // number for kind, number in self._needs.items())) for machine in machines)
 
-    # In a keeper's thread.
+    # In a supervisor's thread.
 
-    def _keep(self, place: int) -> None:
-        """Sees to it that there is a worker in this place until the backend is closed."""
-        pause, joined = 0.0, False
-        while not self._closing.wait(pause):
+    def _supervise(self, slot: int) -> None:
+        """Keeps a worker running in this slot until the backend is closed."""
+        back_off, was_ready = 0.0, False
+        while not self._closing.wait(back_off):
             worker = None
             try:
                 start = time.monotonic()
-                worker = Hired(self._ray, self._actors, self._make, self._closing)
+                worker = WorkerHandle(self._ray, self._actors, self._make, self._closing)
                 host, process = worker.prepare()
-                logger.info("worker %d on %s (process %d) ready in %.1f s", place, host, process, time.monotonic() - start)
-                with self._at_work(place):
-                    if not joined:
+                logger.info("worker %d on %s (process %d) ready in %.1f s", slot, host, process, time.monotonic() - start)
+                with self._available(slot):
+                    if not was_ready:
                         self._ready.put(None)
-                        joined = True
-                    self._work(place, worker)
+                        was_ready = True
+                    self._compute_batches(slot, worker)
             except Closed:
                 return
             except Exception as error:
-                if not joined:
+                if not was_ready:
                     self._ready.put(error)
                     return
-                # One that does its work and dies once is replaced at once; one that does nothing but die is not.
+                # A worker that has finished batches is replaced at once; one that only dies is not.
                 useful = worker is not None and worker.finished
-                pause = 0.0 if useful else min(max(2 * pause, REPLACE_SECONDS[0]), REPLACE_SECONDS[1])
-                logger.warning("worker %d is lost, another comes in %.0f s: %s", place, pause, _reason(error))
+                back_off = 0.0 if useful else min(max(2 * back_off, BACK_OFF_SECONDS[0]), BACK_OFF_SECONDS[1])
+                logger.warning("worker %d is lost, another comes in %.0f s: %s", slot, back_off, _reason(error))
             finally:
                 if worker is not None:
-                    worker.dismiss()
+                    worker.kill()
 
     @contextmanager
-    def _at_work(self, place: int):
-        """While a batch may be handed to the worker in this place."""
+    def _available(self, slot: int) -> Iterator[None]:
+        """Within the block, the worker in this slot can take batches."""
         with self._lock:
             self.slots += 1
         try:
@@ -213,12 +212,12 @@ class RayBackend:
         finally:
             with self._lock:
                 self.slots -= 1
-                self._memory.pop(place, None)
+                self._memory.pop(slot, None)
 
-    def _work(self, place: int, worker: Hired) -> None:
-        """Hands batches to a worker until it dies, or the backend is closed: either is raised."""
+    def _compute_batches(self, slot: int, worker: WorkerHandle) -> None:
+        """Gives batches to a worker until it dies or the backend is closed, which raises Ray's error or `Closed`."""
         while True:
-            self._remember(place, worker)
+            self._note_memory(slot, worker)
             try:
                 batch, attempt = self._batches.get(timeout=TICK)
             except queue.Empty:
@@ -230,7 +229,7 @@ class RayBackend:
             try:
                 worker.check()
             except Exception:
-                # It died before it could have got this.
+                # The worker died before it got this batch.
                 self._batches.put((batch, attempt))
                 raise
             try:
@@ -238,11 +237,11 @@ class RayBackend:
             except Closed:
                 raise
             except Exception:
-                self._lost(batch, attempt)
+                self._retry_or_fail(batch, attempt)
                 raise
             self._finish(done)
 
-    def _lost(self, batch: Batch, attempt: int) -> None:
+    def _retry_or_fail(self, batch: Batch, attempt: int) -> None:
         if attempt < ATTEMPTS:
             self._batches.put((batch, attempt + 1))
         else:
@@ -253,71 +252,73 @@ class RayBackend:
         self._stopped.discard(done.number)
         self._report(done)
 
-    def _remember(self, place: int, worker: Hired) -> None:
+    def _note_memory(self, slot: int, worker: WorkerHandle) -> None:
         with self._lock:
-            self._memory[place] = {f"worker {place} on {worker.host}, {name}": used for name, used in worker.memory.items()}
+            self._memory[slot] = {f"worker {slot} on {worker.host}, {name}": used for name, used in worker.memory.items()}
 
 
 class Closed(Exception):
-    """Raised in a keeper that need not wait any longer: the backend is closed."""
+    """Raised in a supervisor when the backend is closed."""
 
 
-class Hired:
-    """A worker as its keeper sees it. What it does takes as long as it takes; it raises Ray's error where the worker is lost.
+class WorkerHandle:
+    """A worker as seen by its supervisor. Calls take as long as the worker takes; they raise Ray's error where it has died.
 
-    memory    bytes of GPU memory in use by device, on the worker's machine, at its last batch
-    finished  whether it has ever finished a batch
+    memory    bytes of GPU memory in use by device, on the worker's machine, after its latest batch
+    finished  whether it has finished a batch
     """
 
-    def __init__(self, ray, actors, make: Callable[[], Refines], closing: threading.Event):
+    def __init__(self, ray: Any, actors: Any, make: Callable[[], RefinementEngine], closing: threading.Event):
         self._ray, self._closing = ray, closing
         self._actor = actors.remote(make)
-        # Always one such call is out: it brings progress during a batch, and an error when the worker dies.
-        self._news = self._call("news")
-        self.host, self.memory, self.finished = "", {}, False
+        # One such call is always pending: it returns progress during a batch, and an error when the worker dies.
+        self._events = self._call("next_events")
+        self.host, self.finished = "", False
+        self.memory: dict[str, float] = {}
 
     def prepare(self) -> tuple[str, int]:
-        """Waits for it to be ready; its machine and process."""
+        """Waits until the worker is ready; returns its machine and process."""
         answer = self._call("prepare")
-        while answer not in self._wait([answer, self._news]):
+        while answer not in self._wait([answer, self._events]):
             self.check()
         self.host, process, self.memory = self._ray.get(answer)
         return self.host, process
 
-    def compute(self, batch: Batch, report: Callable[[Stepped], None], stopped: set[int]) -> Done:
-        """Has a batch computed; returns after all of its progress is reported."""
-        answer, told, stopping = self._call("run", batch), 0, False
-        done, steps = None, 0
-        while done is None or told < steps:
-            ready = self._wait([self._news] if done else [answer, self._news])
-            if self._news in ready:
-                for event in self._ray.get(self._news):
+    def compute(self, batch: Batch, report: Callable[[Event], None], stopped: set[int]) -> Done:
+        """Has a batch computed; returns after all of its progress has been reported."""
+        answer, reported, stopping = self._call("run", batch), 0, False
+        done: Done | None = None
+        events = 0
+        while done is None or reported < events:
+            ready = self._wait([self._events] if done else [answer, self._events])
+            if self._events in ready:
+                for event in self._ray.get(self._events):
                     report(replace(event, previews={index: np.array(pixels) for index, pixels in event.previews.items()}))
-                    told += 1
-                self._news = self._call("news")
+                    reported += 1
+                self._events = self._call("next_events")
             elif answer in ready:
-                done, steps, self.memory = self._ray.get(answer)
+                done, events, self.memory = self._ray.get(answer)
             if batch.number in stopped and not stopping:
                 self._call("stop", batch.number)
                 stopping = True
         self.finished = True
-        # What Ray hands out lies in its shared memory, which is bounded, and gone once it is shut down.
+        # Copied out of Ray's shared memory, which is limited and disappears when Ray is shut down.
         return replace(done, outcomes=tuple(np.array(x) if isinstance(x, np.ndarray) else x for x in done.outcomes))
 
     def check(self) -> None:
-        """Raises where it has died, as far as is known."""
-        if self._wait([self._news], 0.0):
-            self._ray.get(self._news)
+        """Raises where the worker is known to have died."""
+        if self._wait([self._events], 0.0):
+            self._ray.get(self._events)
 
-    def dismiss(self) -> None:
+    def kill(self) -> None:
         with suppress(Exception):
             self._ray.kill(self._actor)
 
-    def _call(self, method: str, *arguments):
+    def _call(self, method: str, *arguments: object) -> Any:
         return getattr(self._actor, method).remote(*arguments)
 
     def _wait(self, answers: list, seconds: float = TICK) -> list:
-        """The first answer that is there; none in time."""
+        """The first of ``answers`` that is ready; empty where none is in time."""
         if self._closing.is_set():
             raise Closed
         return self._ray.wait(answers, num_returns=1, timeout=seconds)[0]
@@ -326,27 +327,27 @@ class Hired:
 class Worker:
     """An engine in a Ray actor, which answers each call in any of its threads."""
 
-    def __init__(self, make: Callable[[], Refines]):
+    def __init__(self, make: Callable[[], RefinementEngine]):
         self._make = make
-        # Ray's concurrency groups would do, but a client of ray:// cannot name them.
+        # Instead of Ray's concurrency groups, which clients of ray:// cannot use.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffjscc-refine")
         self._stopped: set[int] = set()
-        self._news: queue.SimpleQueue[Stepped] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Stepped] = queue.SimpleQueue()
 
     def prepare(self) -> tuple[str, int, dict[str, float]]:
-        """Loads the first refiner; (host, process, memory)."""
+        """Loads the first refiner; returns (host, process id, memory)."""
         self._engine = self._make()
         self._thread.submit(self._engine.prepare).result()
         return socket.gethostname(), os.getpid(), self._engine.memory()
 
     def run(self, batch: Batch) -> tuple[Done, int, dict[str, float]]:
-        """Computes a batch; (done, how much news there was of it, memory)."""
+        """Computes a batch; returns (done, number of its events, memory)."""
         # An engine may report from several threads.
         steps = itertools.count()
 
         def report(event: Stepped) -> None:
             next(steps)
-            self._news.put(event)
+            self._events.put(event)
 
         done = self._thread.submit(refine, self._engine, batch, report, self._stopped).result()
         self._stopped.clear()
@@ -356,34 +357,33 @@ class Worker:
         """Ends a batch at its next step."""
         self._stopped.add(number)
 
-    def news(self) -> list[Stepped]:
-        """What has happened since the last call, once something has."""
-        events = [self._news.get()]
+    def next_events(self) -> list[Stepped]:
+        """Waits for the next event; returns all since the last call."""
+        events = [self._events.get()]
         with suppress(queue.Empty):
             while True:
-                events.append(self._news.get_nowait())
+                events.append(self._events.get_nowait())
         return events
 
 
-def _import_ray(address: str):
-    # Ray reads these when it is imported. It is not to tell its makers how it is used, and errors of actors are handled here.
+def _import_ray(address: str) -> Any:
+    # Ray reads these variables when it is imported: no usage statistics, and no messages about errors of actors, which are
+    # handled here.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == LOCAL:
-        # It listens on every interface. A token that only its own processes know keeps others out.
+        # Ray listens on every interface. A token that only its own processes know keeps others out.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
+    with extra("cluster", "a pool of workers"):
         import ray
-    except ImportError:
-        raise ValueError("Ray is not installed, which spreads work over workers: pip install 'diffjscc[cluster]'") from None
     return ray
 
 
 @contextmanager
-def _own_signals():
-    """Keeps the signal handlers of this process: Ray's would end it without draining."""
+def _own_signals() -> Iterator[None]:
+    """Keeps the signal handlers of this process, which Ray replaces by ones that end it without draining."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -396,6 +396,5 @@ def _own_signals():
 
 
 def _reason(error: Exception) -> str:
-    """One line; of what went wrong in the worker, where it could still say so."""
-    error = getattr(error, "cause", None) or error
-    return one_line(error)
+    """One line: the worker's own error, where it could report it, else Ray's."""
+    return one_line(getattr(error, "cause", None) or error)

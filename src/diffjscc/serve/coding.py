@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images of requests and replies, coded in threads of their own; what comes of each goes back to the server as an event."""
+"""Decoding and encoding of the images in requests and replies, in threads of their own. Each result is an event for the server."""
 
 from __future__ import annotations
 
@@ -11,58 +11,65 @@ import numpy as np
 from ..errors import one_line
 from . import images
 from .backend import Stepped
-from .batching import Work
-from .protocol import Progress, ProtocolError, Result, encode
+from .batching import Task
+from .protocol import Frames, Progress, ProtocolError, Result, encode
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A request's image: pixels, or why there are none."""
+    """A request's pixels, or why they could not be decoded."""
 
-    work: Work
+    task: Task
     outcome: np.ndarray | ProtocolError
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A refined image as the frames of its result, or why there are none."""
+    """The frames of a result, or why the refined image could not be encoded."""
 
-    work: Work
-    outcome: list | ProtocolError
+    task: Task
+    outcome: Frames | ProtocolError
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A progress message with its preview; ``step``: the one that it shows."""
+class EncodedPreview:
+    """The frames of a progress message with a preview of ``step``."""
 
-    work: Work
+    task: Task
     step: int
-    frames: list
+    frames: Frames
 
 
-def decode_image(work: Work) -> Decoded:
-    request = work.request
+def decode_image(task: Task) -> Decoded:
+    request = task.request
     try:
-        return Decoded(work, images.to_pixels(request.image, request.width, request.height, request.encoding))
+        return Decoded(task, images.to_pixels(request.image, request.width, request.height, request.encoding))
     except Exception as error:
-        # Whatever a broken file does to a decoder, somebody waits for an answer.
-        return Decoded(work, ProtocolError("bad-image", one_line(error)))
+        # Whatever error a damaged file causes in the decoder, the client gets a reply.
+        return Decoded(task, ProtocolError("bad-image", one_line(error)))
 
 
-def encode_result(work: Work, pixels: np.ndarray) -> Encoded:
-    request = work.request
+def encode_result(task: Task, pixels: np.ndarray) -> Encoded:
+    request = task.request
     try:
         image = images.to_bytes(pixels, request.reply_encoding)
         height, width = pixels.shape[:2]
-        seconds = time.monotonic() - work.arrived
-        size = {"width": width, "height": height, "encoding": request.reply_encoding}
-        return Encoded(work, encode(Result(id=request.id, **size, seconds=seconds, image=image)))
+        seconds = time.monotonic() - task.arrived
+        result = Result(id=request.id, width=width, height=height, encoding=request.reply_encoding, seconds=seconds, image=image)
+        return Encoded(task, encode(result))
     except Exception as error:
-        return Encoded(work, ProtocolError("failed", one_line(error)))
+        return Encoded(task, ProtocolError("failed", one_line(error)))
 
 
-def encode_preview(work: Work, event: Stepped, pixels: np.ndarray) -> Shown:
+def encode_preview(task: Task, event: Stepped, pixels: np.ndarray) -> EncodedPreview:
     height, width = pixels.shape[:2]
-    size = {"width": width, "height": height, "encoding": "jpeg"}
-    image = images.to_bytes(pixels, "jpeg")
-    return Shown(work, event.step, encode(Progress(id=work.request.id, step=event.step, steps=event.steps, **size, image=image)))
+    progress = Progress(
+        id=task.request.id,
+        step=event.step,
+        steps=event.steps,
+        width=width,
+        height=height,
+        encoding="jpeg",
+        image=images.to_bytes(pixels, "jpeg"),
+    )
+    return EncodedPreview(task, event.step, encode(progress))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The refiners of a server, and a batch through one of them. torch is imported when the first is loaded, not before."""
+"""The refiners of a server, and the computation of a batch. torch is imported when the first refiner is loaded."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..hub import ModelEntry, find_model
 from ..images import to_pixels, to_tensor
 from .backend import Batch, OnStep
-from .side_by_side import side_by_side
+from .parallel import parallel_map
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..refine.pipeline import DiffJSCCPipeline
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between previews: each costs a run of the VAE's decoder.
+#: Seconds between previews: each costs a pass through the VAE's decoder.
 PREVIEW_SECONDS = 1.0
 
 
 class Engine:
-    """Refiners by name, loaded when first asked for; where they do not all fit, the one that was not used for longest goes.
+    """Refiners by name, loaded on first use; where they do not all fit in memory, the least recently used is unloaded (LRU).
 
-    refiners     names or folders of `hub.find_model`; requests can give only these, by the folder's name
+    refiners   names or folders, as `hub.find_model` takes them; requests name them by the names of their folders
     device     "cpu", "cuda", …
-    memory     bytes of weights that may be loaded at once; none: no bound
-    threads    of torch on a CPU; none: torch's choice
-    captioner  as in `hub.load_refiner`, for all of them
+    memory     bytes of weights that may be loaded at the same time; None: no bound
+    threads    of torch on a CPU; None: torch's default
+    captioner  as in `hub.load_refiner`, for all refiners
 
-    Raises ValueError where a refiner does not exist or shares its name with another.
+    Raises ValueError where a refiner does not exist or two have the same name.
     """
 
     def __init__(
@@ -53,10 +59,10 @@ class Engine:
             raise ValueError("no refiner is named: name at least one that requests may use")
         self.refiners = tuple(self._entries)
         self._device, self._memory, self._threads, self._captioner = device, memory, threads, captioner
-        self._loaded: OrderedDict[str, object] = OrderedDict()
+        self._loaded: OrderedDict[str, DiffJSCCPipeline] = OrderedDict()
 
     def prepare(self) -> None:
-        """Imports torch and loads the first refiner, so that the first request need not wait.
+        """Imports torch and loads the first refiner, which the first request would otherwise wait for.
 
         Raises ValueError where a refiner does not fit in the memory by itself.
         """
@@ -71,7 +77,10 @@ class Engine:
         self._refiner(self.refiners[0])
 
     def run(self, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
-        """Refined pixels of each item, whatever else is in the batch. Raises ValueError for what the refiner does not take."""
+        """Refined pixels of each item, on which the other items have no influence.
+
+        Raises ValueError for parameters that the refiner refuses.
+        """
         import torch
 
         refiner = self._refiner(batch.refiner)
@@ -79,38 +88,40 @@ class Engine:
             return self._run(refiner, batch, on_step)
 
         def run_one(index: int) -> np.ndarray:
-            def stepped(step: int, steps: int, previews: dict[int, np.ndarray], items=None) -> None:
-                on_step(step, steps, dict.fromkeys(previews and (index,), previews.get(0)), (index,))
+            def stepped(step: int, steps: int, previews: dict[int, np.ndarray], items: tuple[int, ...] | None = None) -> None:
+                # In its batch of one, the item has index 0.
+                on_step(step, steps, {index: previews[0]} if 0 in previews else {}, (index,))
 
             shown = (0,) if index in batch.previews else ()
             return self._run(refiner, replace(batch, items=(batch.items[index],), previews=shown), stepped)[0]
 
-        return side_by_side(run_one, len(batch.items), torch.get_num_threads())
+        return parallel_map(run_one, len(batch.items), torch.get_num_threads())
 
-    def _run(self, refiner, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
-        """One pass of all items together."""
+    def _run(self, refiner: DiffJSCCPipeline, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
+        """All items in one pass."""
         import torch
 
         pixels = np.stack([item.pixels for item in batch.items])
         snrs = [float("nan") if item.snr_db is None else item.snr_db for item in batch.items]
-        prompts = [item.prompt for item in batch.items]
+        # A batch has a prompt for each item or for none: see `Task.kind`.
+        prompts = [item.prompt for item in batch.items if item.prompt is not None]
         steps = batch.steps or refiner.config.defaults["steps"]
         shown = time.monotonic()
 
-        def stepped(pipeline, step: int, timestep, state: dict) -> None:
+        def stepped(pipeline: DiffJSCCPipeline, step: int, timestep: Tensor, state: dict) -> None:
             nonlocal shown
             previews = {}
             if step + 1 < steps and batch.previews and time.monotonic() - shown >= PREVIEW_SECONDS:
                 shown = time.monotonic()
                 size = pixels.shape[1:3]
                 previews = {index: self._preview(pipeline, state["latents"][index], size) for index in batch.previews}
-            # A strength below 1 would take fewer; requests have none.
+            # A strength below 1 would take fewer steps; the protocol has no strength.
             on_step(step + 1, steps, previews)
 
         refined = refiner(
             to_tensor(pixels).to(self._device),
             torch.tensor(snrs),
-            None if None in prompts else prompts,
+            prompts if len(prompts) == len(batch.items) else None,
             steps=batch.steps,
             sampler=batch.sampler,
             generator=[torch.Generator().manual_seed(item.seed) for item in batch.items],
@@ -119,7 +130,7 @@ class Engine:
         return list(to_pixels(refined))
 
     def memory(self) -> dict[str, float]:
-        """Bytes of memory in use on each GPU, by whatever process; empty without one, or before torch is there."""
+        """Bytes of memory in use on the GPU, by all processes; empty without a GPU, or before torch has been imported."""
         torch = sys.modules.get("torch")
         if torch is None or not self._device.startswith("cuda") or not torch.cuda.is_initialized():
             return {}
@@ -127,21 +138,21 @@ class Engine:
         return {self._device: total - free}
 
     @staticmethod
-    def _preview(pipeline, latent, size: tuple[int, int]) -> np.ndarray:
+    def _preview(pipeline: DiffJSCCPipeline, latent: Tensor, size: tuple[int, int]) -> np.ndarray:
         from ..refine.pipeline import FALLBACK_TILE
 
         tile = FALLBACK_TILE if size[0] * size[1] > pipeline.whole_pixels else None
         return to_pixels(pipeline.decode(latent[None], tile)[..., : size[0], : size[1]])[0]
 
-    def _refiner(self, name: str):
+    def _refiner(self, name: str) -> DiffJSCCPipeline:
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return self._loaded[name]
         from ..hub import load_refiner
 
         while self._loaded and self._memory is not None and self._used() + self._expected(name) > self._memory:
-            gone, _ = self._loaded.popitem(last=False)
-            logger.info("refiner %s leaves, to make room for %s", gone, name)
+            unloaded, _ = self._loaded.popitem(last=False)
+            logger.info("refiner %s is unloaded to make room for %s", unloaded, name)
             self._collect()
         start = time.monotonic()
         self._loaded[name] = load_refiner(self._entries[name].path, self._device, captioner=self._captioner)
@@ -149,13 +160,13 @@ class Engine:
         return self._loaded[name]
 
     def _expected(self, name: str) -> float:
-        """Bytes of a refiner's weights once loaded; files hold two a weight."""
+        """Bytes of a refiner's weights once loaded; in its files each takes two."""
         from ..hub import default_dtype
 
         return self._entries[name].size * default_dtype(self._device).itemsize / 2
 
     def _used(self) -> int:
-        """Bytes of the weights that are loaded."""
+        """Bytes of the loaded weights."""
         return sum(
             parameter.numel() * parameter.element_size()
             for refiner in self._loaded.values()

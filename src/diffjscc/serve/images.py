@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pixels to bytes and back, for the wire. Bytes come from outside: nothing is decompressed before its size is known."""
+"""Pixels to bytes and back, for the network. The bytes are not trusted: nothing is decompressed before its size is known."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import zlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..errors import one_line
 from .protocol import CHANNELS, check_image
 
-#: Of JPEG replies and thumbnails.
+#: JPEG quality of requests, replies and previews, with chroma at full resolution: 40 to 46 dB PSNR on photographs.
 JPEG_QUALITY = 95
 
-#: Of PNG: most of the gain at a fifth of the time.
+#: JPEG quality of the thumbnails on the status page.
+THUMBNAIL_QUALITY = 80
+
+#: zlib's level for PNG: files a tenth larger than at the default level 6, in a third of the time.
 PNG_LEVEL = 1
 
 
@@ -31,7 +35,7 @@ def to_bytes(pixels: np.ndarray, encoding: str) -> bytes | memoryview:
     """uint8 (H, W, 3) → raw RGB rows, a PNG or a JPEG file."""
     check_pixels(pixels)
     if encoding == "raw":
-        return memoryview(np.ascontiguousarray(pixels)).cast("B")
+        return np.ascontiguousarray(pixels).data.cast("B")
     file = io.BytesIO()
     options = {"png": {"compress_level": PNG_LEVEL}, "jpeg": {"quality": JPEG_QUALITY, "subsampling": 0}}[encoding]
     Image.fromarray(pixels).save(file, format=encoding.upper(), **options)
@@ -39,9 +43,9 @@ def to_bytes(pixels: np.ndarray, encoding: str) -> bytes | memoryview:
 
 
 def to_pixels(data: bytes | memoryview, width: int, height: int, encoding: str) -> np.ndarray:
-    """Bytes of a declared size and encoding → uint8 (H, W, 3); read-only where they are raw.
+    """Bytes of a declared size and encoding → uint8 (H, W, 3). Raw pixels are a read-only view of ``data``.
 
-    Raises ValueError, of one line, where the bytes are something else.
+    Raises ValueError where the bytes are not such an image.
     """
     check_image(width, height, encoding, len(data))
     if encoding == "raw":
@@ -55,7 +59,7 @@ def to_pixels(data: bytes | memoryview, width: int, height: int, encoding: str) 
     except UnidentifiedImageError:
         raise ValueError(f"image is not a {encoding} file: send one, or another encoding") from None
     except (Image.DecompressionBombError, OSError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError) as error:
-        raise ValueError(f"{encoding} image is damaged or cut short ({error})".replace("\n", " ")) from None
+        raise ValueError(f"{encoding} image is damaged or cut short ({one_line(error)})") from None
 
 
 def thumbnail(pixels: np.ndarray, side: int) -> bytes:
@@ -63,5 +67,5 @@ def thumbnail(pixels: np.ndarray, side: int) -> bytes:
     image = Image.fromarray(pixels)
     image.thumbnail((side, side))
     file = io.BytesIO()
-    image.save(file, format="JPEG", quality=80)
+    image.save(file, format="JPEG", quality=THUMBNAIL_QUALITY)
     return file.getvalue()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""CURVE keys: files of them, and who may connect.
+"""CURVE keys in files, in pyzmq's format.
 
-NAME.key is public and may be copied anywhere; NAME.key_secret holds both halves and stays where it is. The format is pyzmq's.
+NAME.key holds the public key and may be copied anywhere; NAME.key_secret holds both keys and stays on its machine.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from pathlib import Path
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
 
-#: The pair of a server, in its folder of keys.
+from ..errors import one_line
+
+#: Name of the server's key pair in its folder of keys.
 SERVER = "server"
 
+#: Suffixes of the files with the public key, and with both.
 PUBLIC, SECRET = ".key", ".key_secret"
 
 
 def generate(folder: str | os.PathLike, name: str = SERVER) -> tuple[Path, Path]:
-    """Writes a new pair: the files (public, secret), the secret one for its owner alone. Raises ValueError where one exists."""
+    """Writes a new key pair; returns its files (public, secret). Only the owner can read the secret one.
+
+    Raises ValueError where one of the files exists, or for a name that is not a plain file name.
+    """
     if not zmq.has("curve"):
         raise ValueError("this libzmq was built without CURVE: install pyzmq from PyPI")
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) or name.startswith("."):
@@ -33,7 +38,7 @@ def generate(folder: str | os.PathLike, name: str = SERVER) -> tuple[Path, Path]
     for file in files:
         if file.exists():
             raise ValueError(f"{file} exists: keys are never overwritten; choose another name")
-    # A folder that is nobody else's until the mode is right.
+    # In a private folder, so that nobody else can read the secret key before its mode is set.
     with tempfile.TemporaryDirectory(dir=folder) as private:
         written = zmq.auth.create_certificates(private, name)
         for source, target, mode in zip(written, files, (0o644, 0o600)):
@@ -43,12 +48,12 @@ def generate(folder: str | os.PathLike, name: str = SERVER) -> tuple[Path, Path]
 
 
 def load_public(path: str | os.PathLike) -> bytes:
-    """The public key in a file of either kind. Raises ValueError where there is none."""
+    """The public key, Z85, in a file of either kind. Raises ValueError where there is none."""
     return _load(path)[0]
 
 
 def load_pair(path: str | os.PathLike) -> tuple[bytes, bytes]:
-    """(public, secret) key in a NAME.key_secret. Raises ValueError where they are not there."""
+    """(public, secret) key, Z85, in a NAME.key_secret file. Raises ValueError where it does not hold both."""
     public, secret = _load(path)
     if secret is None or len(secret) != 40:
         raise ValueError(f"{path}: holds no secret key: give the {SECRET} file")
@@ -59,35 +64,7 @@ def _load(path: str | os.PathLike) -> tuple[bytes, bytes | None]:
     try:
         public, secret = zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no key file ({error}): make one with `diffjscc serve keygen`") from None
+        raise ValueError(f"{path}: no key file ({one_line(error)}): make one with `diffjscc serve keygen`") from None
     if len(public) != 40:
         raise ValueError(f"{path}: public key has {len(public)} characters: expected 40")
     return public, secret
-
-
-class Doorkeeper:
-    """Lets in the clients whose public key lies in a folder, looked up anew for each that connects.
-
-    So a key that is put there, or taken away, counts from the next connection on, without a restart.
-    """
-
-    def __init__(self, context: zmq.Context, clients: str | os.PathLike):
-        self._clients = Path(clients)
-        if not self._clients.is_dir():
-            raise ValueError(f"{clients}: no such folder: put the public keys of allowed clients into one")
-        self._authenticator = ThreadAuthenticator(context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(domain="*", credentials_provider=self)
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Whether a public key, Z85, may enter; the authenticator asks."""
-        for file in self._clients.glob(f"*{PUBLIC}"):
-            try:
-                if load_public(file) == key:
-                    return True
-            except ValueError:
-                continue
-        return False
-
-    def close(self) -> None:
-        self._authenticator.stop()

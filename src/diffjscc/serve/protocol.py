@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What client and server say to each other: messages, and the frames they travel in.
+"""The protocol between client and server: messages, and the frames that carry them.
 
     [b"diffjscc-refine/1", header: a MessagePack map with "type" and the fields below, image: bytes where there is one]
 
-A message's dataclass is its specification: a field without a default must be sent, a field that is not named here is refused,
-and every value is checked against a bound before anything is done with it. docs/refinement-service.md says it in words.
+A message's dataclass is its specification: a field without a default is mandatory, a field that is not declared here is
+refused, and every value is checked against its bounds before it is used. docs/refinement-service.md describes the protocol.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from typing import Any, ClassVar
 import msgpack
 
 from ..errors import one_line
+
+#: The frames of a message.
+Frames = list[bytes | memoryview]
+
+#: Check of a field: value → the value, or None where it is wrong; and what is expected, for the error message.
+Check = tuple[Callable[[Any], Any], str]
 
 NAME = b"diffjscc-refine/"
 VERSION = NAME + b"1"
@@ -35,7 +41,7 @@ CHANNELS = 3
 
 ENCODINGS = ("raw", "png", "jpeg")
 
-#: Why a request was not answered with an image, and whether the same request may succeed later.
+#: Error codes, and whether the same request may succeed later.
 CODES = {
     "version": False,
     "bad-request": False,
@@ -53,12 +59,12 @@ CODES = {
 
 
 class ProtocolError(ValueError):
-    """A message that cannot be accepted: code, one line, and whether sending it again later may help."""
+    """A message or request that is refused: error code, a message of one line, and whether sending it again later may help."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
         self.code, self.message, self.retryable = code, message, CODES[code]
-        #: Of the message, where it has a proper one.
+        #: The id of the refused message, where it has a valid one.
         self.id: str | None = None
 
 
@@ -67,16 +73,13 @@ def _bad(message: str) -> ProtocolError:
 
 
 def _shown(value: object) -> str:
-    """A value from outside, for an error message. Long ones are not even formatted."""
+    """A received value, for an error message. Long values are cut before they are formatted."""
     if isinstance(value, (str, bytes)):
         return one_line(repr(value[:40]))
     return one_line(repr(value), 40) if isinstance(value, (int, float, bool, type(None))) else f"a {type(value).__name__}"
 
 
-# Checks: value → value, or None where it is wrong, with what is expected beside.
-
-
-def _text(longest: int, shortest: int = 0, printable: bool = False) -> tuple[Callable, str]:
+def _text(longest: int, shortest: int = 0, printable: bool = False) -> Check:
     def check(value):
         right = isinstance(value, str) and shortest <= len(value) <= longest
         return value if right and (not printable or value.isprintable()) else None
@@ -84,14 +87,14 @@ def _text(longest: int, shortest: int = 0, printable: bool = False) -> tuple[Cal
     return check, f"{'printable ' if printable else ''}text of {shortest} to {longest} characters"
 
 
-def _whole(low: int, high: int) -> tuple[Callable, str]:
+def _integer(low: int, high: int) -> Check:
     return (
         lambda value: value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None,
         f"a whole number from {low} to {high}",
     )
 
 
-def _number(low: float, high: float) -> tuple[Callable, str]:
+def _number(low: float, high: float) -> Check:
     def check(value):
         right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
         return float(value) if right else None
@@ -99,15 +102,15 @@ def _number(low: float, high: float) -> tuple[Callable, str]:
     return check, f"a number from {low:g} to {high:g}"
 
 
-def _choice(names: Sequence[str]) -> tuple[Callable, str]:
+def _choice(names: Sequence[str]) -> Check:
     return lambda value: value if isinstance(value, str) and value in names else None, f"one of {', '.join(names)}"
 
 
-def _truth() -> tuple[Callable, str]:
+def _boolean() -> Check:
     return lambda value: value if isinstance(value, bool) else None, "true or false"
 
 
-def _names() -> tuple[Callable, str]:
+def _names() -> Check:
     def check(value):
         right = isinstance(value, (list, tuple)) and all(isinstance(name, str) and len(name) <= 128 for name in value)
         return tuple(value) if right and len(value) <= 256 else None
@@ -115,7 +118,7 @@ def _names() -> tuple[Callable, str]:
     return check, "a list of at most 256 names"
 
 
-def _of(check: tuple[Callable, str], default: Any = MISSING, optional: bool = False) -> Any:
+def _field(check: Check, default: Any = MISSING, optional: bool = False) -> Any:
     """A field of a message; an ``optional`` one may be nil."""
     metadata = {"check": check[0], "expected": check[1] + (", or nil" if optional else ""), "optional": optional}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -128,7 +131,7 @@ _SIDE = (MIN_SIDE, MAX_IMAGE)
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What all messages have: a type, fields that are checked, and ``image``, bytes or a view of bytes, where there is one."""
+    """What all messages have: a type, checked fields and, for some types, an ``image`` (bytes or a view of bytes)."""
 
     type: ClassVar[str]
     has_image: ClassVar[bool] = False
@@ -150,36 +153,37 @@ class Message:
 class Request(Message):
     """Client to server: refine this image.
 
-    id              the client's choice, unique to it; the same again means the same request, computed once
-    refiner           a name that the server's operator gave
-    steps, sampler  of the refiner; nil: the refiner's own
-    seed            of the noise; the same again gives the same image
+    id              idempotency key, chosen by the client: a request that is sent again under its id is computed once
+    refiner         one of the names that the server was started with
+    steps, sampler  of the refiner; nil: the refiner's default
+    seed            of the noise; the same seed gives the same image
     snr_db          at which the image was received; nil where it is not known
-    prompt          what it shows, for refiners that take text; nil: a caption where the refiner has a captioner
-    deadline        seconds from receipt: a duration, so that no two clocks need agree. Work is not started after it
+    prompt          what the image shows, for refiners that take text; nil: a caption where the refiner has a captioner
+    deadline        seconds from receipt, after which the request is not started any more. A duration, so that the clocks
+                    of client and server need not agree
     width, height   pixels
     encoding        of the image in this message; raw: RGB, row by row, top row first
-    reply_encoding  of the refined one
-    progress        whether to tell of steps; preview: with an image of the state, where the refiner has more than one step
+    reply_encoding  of the refined image
+    progress        whether to report steps; preview: whether the reports carry an image of the current state
     """
 
     type: ClassVar[str] = "refine"
     has_image: ClassVar[bool] = True
 
-    id: str = _of(_ID)
-    refiner: str = _of(_text(128, 1, printable=True))
-    width: int = _of(_whole(*_SIDE))
-    height: int = _of(_whole(*_SIDE))
-    encoding: str = _of(_choice(ENCODINGS))
-    reply_encoding: str = _of(_choice(ENCODINGS), "png")
-    steps: int | None = _of(_whole(1, 10_000), None, optional=True)
-    sampler: str | None = _of(_text(32, 1, printable=True), None, optional=True)
-    seed: int = _of(_whole(0, (1 << 63) - 1), 0)
-    snr_db: float | None = _of(_number(-100, 100), None, optional=True)
-    prompt: str | None = _of(_text(2000), None, optional=True)
-    deadline: float = _of(_number(*_SECONDS), 60.0)
-    progress: bool = _of(_truth(), False)
-    preview: bool = _of(_truth(), False)
+    id: str = _field(_ID)
+    refiner: str = _field(_text(128, 1, printable=True))
+    width: int = _field(_integer(*_SIDE))
+    height: int = _field(_integer(*_SIDE))
+    encoding: str = _field(_choice(ENCODINGS))
+    reply_encoding: str = _field(_choice(ENCODINGS), "png")
+    steps: int | None = _field(_integer(1, 10_000), None, optional=True)
+    sampler: str | None = _field(_text(32, 1, printable=True), None, optional=True)
+    seed: int = _field(_integer(0, (1 << 63) - 1), 0)
+    snr_db: float | None = _field(_number(-100, 100), None, optional=True)
+    prompt: str | None = _field(_text(2000), None, optional=True)
+    deadline: float = _field(_number(*_SECONDS), 60.0)
+    progress: bool = _field(_boolean(), False)
+    preview: bool = _field(_boolean(), False)
     image: bytes | memoryview = field(default=b"", repr=False)
 
     def __post_init__(self):
@@ -189,63 +193,63 @@ class Request(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel(Message):
-    """Client to server: never mind. Answered by error "cancelled", or "unknown-id" where nothing of that id is left to do."""
+    """Client to server: cancel a request. The reply is error "cancelled", or "unknown-id" where it neither waits nor runs."""
 
     type: ClassVar[str] = "cancel"
-    id: str = _of(_ID)
+    id: str = _field(_ID)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ping(Message):
-    """Client to server: are you there?"""
+    """Client to server: answer with `Pong`."""
 
     type: ClassVar[str] = "ping"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted(Message):
-    """Server to client: the request is queued, or was already."""
+    """Server to client: the request is queued, or has been queued before."""
 
     type: ClassVar[str] = "accepted"
-    id: str = _of(_ID)
+    id: str = _field(_ID)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Message):
-    """Server to client: step of steps is done. With a preview: its size and encoding, and the image."""
+    """Server to client: ``step`` of ``steps`` is done. With a preview: its size, encoding and image."""
 
     type: ClassVar[str] = "progress"
     has_image: ClassVar[bool] = True
 
-    id: str = _of(_ID)
-    step: int = _of(_whole(1, 10_000))
-    steps: int = _of(_whole(1, 10_000))
-    width: int | None = _of(_whole(*_SIDE), None, optional=True)
-    height: int | None = _of(_whole(*_SIDE), None, optional=True)
-    encoding: str | None = _of(_choice(ENCODINGS), None, optional=True)
+    id: str = _field(_ID)
+    step: int = _field(_integer(1, 10_000))
+    steps: int = _field(_integer(1, 10_000))
+    width: int | None = _field(_integer(*_SIDE), None, optional=True)
+    height: int | None = _field(_integer(*_SIDE), None, optional=True)
+    encoding: str | None = _field(_choice(ENCODINGS), None, optional=True)
     image: bytes | memoryview = field(default=b"", repr=False)
 
     def __post_init__(self):
         super().__post_init__()
-        given = [value is not None for value in (self.width, self.height, self.encoding)]
-        if all(given):
+        preview = self.width, self.height, self.encoding
+        if self.width is not None and self.height is not None and self.encoding is not None:
             check_image(self.width, self.height, self.encoding, len(self.image))
-        elif any(given) or len(self.image):
+        elif any(value is not None for value in preview) or len(self.image):
             raise _bad("progress has part of a preview: expected width, height, encoding and an image, or none of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Message):
-    """Server to client: the refined image, and the seconds from receipt to it."""
+    """Server to client: the refined image, and the seconds from the receipt of the request until it was encoded."""
 
     type: ClassVar[str] = "result"
     has_image: ClassVar[bool] = True
 
-    id: str = _of(_ID)
-    width: int = _of(_whole(*_SIDE))
-    height: int = _of(_whole(*_SIDE))
-    encoding: str = _of(_choice(ENCODINGS))
-    seconds: float = _of(_number(*_SECONDS))
+    id: str = _field(_ID)
+    width: int = _field(_integer(*_SIDE))
+    height: int = _field(_integer(*_SIDE))
+    encoding: str = _field(_choice(ENCODINGS))
+    seconds: float = _field(_number(*_SECONDS))
     image: bytes | memoryview = field(default=b"", repr=False)
 
     def __post_init__(self):
@@ -255,13 +259,13 @@ class Result(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Error(Message):
-    """Server to client: no image. ``id`` is nil where the message was too broken to have one."""
+    """Server to client: the request, or the message, failed. ``id`` is nil where the message had no valid one."""
 
     type: ClassVar[str] = "error"
-    id: str | None = _of(_ID, None, optional=True)
-    code: str = _of(_text(32, 1, printable=True))
-    message: str = _of(_text(1000, printable=True))
-    retryable: bool = _of(_truth())
+    id: str | None = _field(_ID, None, optional=True)
+    code: str = _field(_text(32, 1, printable=True))
+    message: str = _field(_text(1000, printable=True))
+    retryable: bool = _field(_boolean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,24 +273,26 @@ class Busy(Message):
     """Server to client: the queue is full; try again in ``retry_after`` seconds."""
 
     type: ClassVar[str] = "busy"
-    id: str = _of(_ID)
-    message: str = _of(_text(1000, printable=True))
-    retry_after: float = _of(_number(0, 3600))
+    id: str = _field(_ID)
+    message: str = _field(_text(1000, printable=True))
+    retry_after: float = _field(_number(0, 3600))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pong(Message):
-    """Server to client: version of the software, a name that is new each time the server starts, and what it is at."""
+    """Server to client: version of the software, a random name of this run of the server, its refiners and its load."""
 
     type: ClassVar[str] = "pong"
-    version: str = _of(_text(64, printable=True))
-    instance: str = _of(_text(64, 1, printable=True))
-    refiners: tuple[str, ...] = _of(_names())
-    queued: int = _of(_whole(0, 1 << 31))
-    running: int = _of(_whole(0, 1 << 31))
+    version: str = _field(_text(64, printable=True))
+    instance: str = _field(_text(64, 1, printable=True))
+    refiners: tuple[str, ...] = _field(_names())
+    queued: int = _field(_integer(0, 1 << 31))
+    running: int = _field(_integer(0, 1 << 31))
 
 
-MESSAGES = {cls.type: cls for cls in (Request, Cancel, Ping, Accepted, Progress, Result, Error, Busy, Pong)}
+MESSAGES: dict[str, type[Message]] = {
+    cls.type: cls for cls in (Request, Cancel, Ping, Accepted, Progress, Result, Error, Busy, Pong)
+}
 
 
 def check_image(width: int, height: int, encoding: str, size: int) -> None:
@@ -304,7 +310,7 @@ def check_image(width: int, height: int, encoding: str, size: int) -> None:
         raise ProtocolError("bad-image", "image is empty: expected it in the third frame")
 
 
-def encode(message: Message) -> list[bytes | memoryview]:
+def encode(message: Message) -> Frames:
     """The frames of a message."""
     header = {"type": message.type}
     for spec in fields(message):
@@ -316,7 +322,7 @@ def encode(message: Message) -> list[bytes | memoryview]:
 
 
 def decode(frames: Sequence[bytes | memoryview]) -> Message:
-    """The message in frames. Raises ProtocolError naming what is wrong; its ``id`` is the message's, where it has a proper one."""
+    """The message in frames. Raises ProtocolError that says what is wrong, with the message's ``id`` where that is valid."""
     header: dict = {}
     try:
         header = _header(frames)
@@ -366,5 +372,7 @@ def _message(header: dict, frames: Sequence[bytes | memoryview]) -> Message:
         raise _bad(f"{kind} lacks field {missing[0]}: expected {specs[missing[0]].metadata['expected']}")
     if len(frames) == 3 and not cls.has_image:
         raise _bad(f"{kind} has a third frame: it carries no image")
-    image = {"image": frames[2]} if len(frames) == 3 else {}
-    return cls(**{name: value for name, value in header.items() if name != "type"}, **image)
+    arguments: dict[str, Any] = {name: value for name, value in header.items() if name != "type"}
+    if len(frames) == 3:
+        arguments["image"] = frames[2]
+    return cls(**arguments)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a server is at: metrics for Prometheus, and a page for people. Both are read-only, and come from this file alone."""
+"""The state of a server: metrics for Prometheus, and a status page for people. Both are read-only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import base64
 import logging
 import threading
 import time
-from collections import Counter as Counts
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
@@ -21,26 +20,27 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from .. import __version__
+from ..errors import one_line
 from .images import thumbnail
 from .protocol import Request
 
 logger = logging.getLogger(__name__)
 
-#: Requests over which percentiles are taken.
+#: The latest requests, of which percentiles are computed.
 RECENT = 1000
 
-#: Images on the page, seconds between two of them, and pixels of their longer side.
+#: Images on the page, the least seconds between two of them, and pixels of their longer side.
 IMAGES, IMAGE_SECONDS, THUMBNAIL = 4, 1.0, 320
 
-#: Seconds that a browser may take over its request, and browsers served at once.
-PATIENCE, VISITORS = 5.0, 16
+#: Seconds after which an idle HTTP connection is closed, and the most connections at the same time.
+HTTP_TIMEOUT, MAX_CONNECTIONS = 5.0, 16
 
 PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image before and after, as small JPEGs, and what was asked."""
+    """An image before and after refinement, as small JPEGs, and the parameters of the request."""
 
     before: bytes
     after: bytes
@@ -48,25 +48,22 @@ class Pair:
 
 
 class Status:
-    """Counts what happens, for any thread to read.
+    """Counts requests, times and images. Any thread may call its methods.
 
     refiners  names that are served
-    memory  bytes of GPU memory in use, by device
-    load    (requests waiting, requests running)
+    memory    bytes of GPU memory in use, by device
+    load      (requests waiting, requests running)
     """
 
     def __init__(self, refiners: tuple[str, ...], memory: Callable[[], dict[str, float]], load: Callable[[], tuple[int, int]]):
         self._refiners, self._memory, self._load = refiners, memory, load
         self._started = time.time()
         self._lock = threading.Lock()
-        self._outcomes: Counts[str] = Counts()
         self._latencies: deque[float] = deque(maxlen=RECENT)
         self._pairs: deque[Pair] = deque(maxlen=IMAGES)
         self._shown = float("-inf")
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "diffjscc_requests", "Messages that asked for an image, by how it ended", ["outcome"], registry=self.registry
-        )
+        self._requests = Counter("diffjscc_requests", "Requests, by outcome", ["outcome"], registry=self.registry)
         self._computed = Counter("diffjscc_images", "Images given to a refiner", registry=self.registry)
         self._latency = Histogram("diffjscc_request_seconds", "From receipt of a request to its image", registry=self.registry)
         self._batch_time = Histogram("diffjscc_batch_seconds", "A batch in the refiner", registry=self.registry)
@@ -76,36 +73,38 @@ class Status:
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
-    def collect(self):
-        """What is asked for at the moment of scraping."""
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The metrics that are measured at the moment of scraping."""
         queued, running = self._load()
         yield GaugeMetricFamily("diffjscc_queued", "Requests that wait", queued)
-        yield GaugeMetricFamily("diffjscc_running", "Requests that are computed", running)
+        yield GaugeMetricFamily("diffjscc_running", "Requests that are computed or encoded", running)
         memory = GaugeMetricFamily("diffjscc_gpu_memory_bytes", "GPU memory in use", labels=["device"])
         for device, used in self._memory().items():
             memory.add_metric([device], used)
         yield memory
 
-    def count(self, outcome: str, seconds: float | None = None) -> None:
-        """A request has ended, ``seconds`` after its receipt where it got as far as the queue."""
+    def count(self, outcome: str) -> None:
+        """Counts a request that has ended with an error code of the protocol, or with "busy", "repeated" or "internal"."""
         self._requests.labels(outcome).inc()
+
+    def succeeded(self, seconds: float) -> None:
+        """Counts a request whose refined image was sent, ``seconds`` after the request was received."""
+        self.count("ok")
+        self._latency.observe(seconds)
         with self._lock:
-            self._outcomes[outcome] += 1
-            if outcome == "ok":
-                self._latencies.append(seconds)
-        if outcome == "ok":
-            self._latency.observe(seconds)
+            self._latencies.append(seconds)
 
     def started(self, images: int) -> None:
-        """A batch goes to the refiner."""
+        """A batch is given to the refiner."""
         self._computed.inc(images)
         self._batch_size.observe(images)
 
     def finished(self, seconds: float) -> None:
+        """A batch is finished, after ``seconds`` in the refiner."""
         self._batch_time.observe(seconds)
 
     def wants_image(self) -> bool:
-        """Whether the page is due for a new pair. Thumbnails of every image would cost a busy server dear."""
+        """Whether the page takes another pair now. Thumbnails of every image would slow down a busy server."""
         now = time.monotonic()
         if now - self._shown < IMAGE_SECONDS:
             return False
@@ -113,7 +112,7 @@ class Status:
         return True
 
     def show(self, request: Request, before: np.ndarray, after: np.ndarray) -> None:
-        """Puts a pair on the page; the oldest goes."""
+        """Puts a pair on the page; the oldest is removed."""
         snr = "unknown SNR" if request.snr_db is None else f"{request.snr_db:g} dB"
         prompt = f", “{request.prompt}”" if request.prompt else ""
         caption = f"{request.refiner}, {request.width}×{request.height}, {snr}, seed {request.seed}{prompt}"
@@ -122,16 +121,21 @@ class Status:
             self._pairs.appendleft(pair)
 
     def percentiles(self) -> dict[int, float]:
-        """Seconds from receipt to image, over the last requests; empty before the first."""
+        """Seconds from request to reply by percent, over the latest requests; empty before the first."""
         with self._lock:
             latencies = list(self._latencies)
         return dict(zip(PERCENTILES, map(float, np.percentile(latencies, PERCENTILES)))) if latencies else {}
 
+    def outcomes(self) -> dict[str, int]:
+        """Requests by outcome."""
+        samples = (sample for family in self._requests.collect() for sample in family.samples)
+        return {sample.labels["outcome"]: int(sample.value) for sample in samples if sample.name.endswith("_total")}
+
     def page(self) -> str:
-        """The page, whole: no script, nothing fetched from elsewhere, everything from outside escaped."""
+        """The page as HTML: without scripts, without references to other hosts, and with all text from clients escaped."""
         queued, running = self._load()
         with self._lock:
-            outcomes, pairs = dict(self._outcomes), list(self._pairs)
+            pairs = list(self._pairs)
         facts = [
             ("Refiners", ", ".join(self._refiners)),
             ("Up", _duration(time.time() - self._started)),
@@ -143,23 +147,23 @@ class Status:
         return PAGE.format(
             version=escape(__version__),
             facts=_rows(facts),
-            outcomes=_rows((name, str(count)) for name, count in sorted(outcomes.items())) or _rows([("none yet", "")]),
+            outcomes=_rows((name, str(count)) for name, count in sorted(self.outcomes().items())) or _rows([("none yet", "")]),
             images="".join(map(_figure, pairs)) or "<p>None yet.</p>",
         )
 
     def serve(self, host: str, port: int) -> Page:
-        """Serves page and metrics from threads of their own."""
+        """Serves page and metrics over HTTP, in threads of their own."""
         return Page(self, host, port)
 
 
 class Page:
-    """The HTTP server: /, /metrics and /healthz."""
+    """The HTTP server: /, /metrics and /healthz. Raises ValueError where the address cannot be bound."""
 
     def __init__(self, status: Status, host: str, port: int):
-        visitors = threading.BoundedSemaphore(VISITORS)
+        connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = PATIENCE
+            timeout = HTTP_TIMEOUT
             server_version = f"diffjscc/{__version__}"
 
             def do_GET(self):
@@ -191,7 +195,7 @@ class Page:
             daemon_threads = True
 
             def process_request(self, request, address):
-                if visitors.acquire(blocking=False):
+                if connections.acquire(blocking=False):
                     super().process_request(request, address)
                 else:
                     self.shutdown_request(request)
@@ -200,15 +204,15 @@ class Page:
                 try:
                     super().process_request_thread(request, address)
                 finally:
-                    visitors.release()
+                    connections.release()
 
             def handle_error(self, request, address):
-                logger.debug("a visitor left early", exc_info=True)
+                logger.debug("an HTTP connection was broken off", exc_info=True)
 
         try:
             self._server = Server((host, port), Handler)
         except (OSError, OverflowError) as error:
-            raise ValueError(f"cannot bind the status page to {host}:{port}: {error}") from None
+            raise ValueError(f"cannot bind the status page to {host}:{port}: {one_line(error)}") from None
         self.address = "http://{}:{}/".format(*self._server.server_address[:2])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), daemon=True, name="diffjscc-status")
         self._thread.start()
@@ -220,7 +224,7 @@ class Page:
         self._thread.join(2.0)
 
 
-def _rows(facts) -> str:
+def _rows(facts: Iterable[tuple[str, str]]) -> str:
     return "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts)
 
 
@@ -260,7 +264,7 @@ figcaption {{ color: #555; overflow-wrap: anywhere; }}
 <body>
 <h1>diffjscc serve {version}</h1>
 <table><tbody>{facts}</tbody></table>
-<h2>Requests, by how they ended</h2>
+<h2>Requests, by outcome</h2>
 <table><tbody>{outcomes}</tbody></table>
 <h2>Last images: received, refined</h2>
 {images}
