@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import evaluate, models, serve, simulate, train
+from . import data, evaluate, models, serve, simulate, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"diffjscc {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (simulate, models, evaluate, train, serve):
+    for module in (simulate, models, evaluate, train, data, serve):
         module.add_command(commands)
     arguments = parser.parse_args(argv)
     try:
