@@ -20,7 +20,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="Open Images: filtered, resized, in shards",
         description="Downloads a random sample of Open Images and packs it into WebDataset shards, with a manifest and the"
         " authors' credits. Killed at any time and started again with the same options, it goes on after the last finished shard.",
-        epilog="example: diffjscc data openimages --out data/openimages --count 300000",
+        epilog="example: diffjscc data openimages --out data/openimages --count 100000",
         # What is not given has the default of the library, which is not imported before the command runs.
         argument_default=argparse.SUPPRESS,
     )
@@ -83,12 +83,5 @@ def run_openimages(arguments: argparse.Namespace) -> None:
         for bar in bars.values():
             bar.close()
     if summary.missing:
-        print(f"diffjscc: the list ended {summary.missing} images before --count {arguments.count}", file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(asdict(summary)))
-        return
-    skipped = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.items())
-    print(
-        f"{summary.images} images in {summary.shards} shards ({summary.bytes / 1e6:.1f} MB) in {summary.folder}"
-        + (f"; skipped: {skipped}" if skipped else "")
-    )
+        print(f"diffjscc: only {summary.images} of --count {arguments.count} images: the list ended", file=sys.stderr)
+    print(json.dumps(asdict(summary)) if arguments.json else summary)

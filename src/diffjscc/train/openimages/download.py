@@ -106,14 +106,15 @@ class Downloader:
                 raise ValueError(f"{url}: {error.detail}: check --lists") from None
             except TryAgain as error:
                 size = partial.stat().st_size if partial.exists() else 0
-                failures = 1 if size > longest else failures + 1
+                # An attempt that brought something is none that failed.
+                failures = 0 if size > longest else failures + 1
                 longest = max(size, longest)
                 if failures > self._retries:
                     raise ValueError(
-                        f"{url}: {error.detail} after {failures} attempts: check the network and --lists;"
+                        f"{url}: {error.detail} (attempt {failures} of {1 + self._retries}): check the network and --lists;"
                         " the same command goes on from here"
                     ) from None
-                self._pause(failures, error.pause)
+                self._pause(max(1, failures), error.pause)
 
     def _save_rest(self, url: str, partial: Path, validator: Path, on_bytes) -> None:
         have = partial.stat().st_size if partial.exists() else 0

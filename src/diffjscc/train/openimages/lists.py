@@ -131,6 +131,7 @@ class ShuffledList:
                 part = key * files >> 64
                 parts[part].write(f"{key:016x}{json.dumps(fields)}\n".encode())
                 counts[part] += 1
+            on_bytes(list_file.tell())
             if not any(counts):
                 raise ValueError(f"{source}: no rows of split '{options.split}' ({ignored} others): check --lists and --split")
             index = {"sha256": digest.hexdigest(), "rows": sum(counts), "ignored": ignored, "counts": counts}
@@ -153,7 +154,7 @@ class ShuffledList:
 
 
 def _key(seed: int, image_id: str) -> int:
-    digest = hashlib.blake2b(image_id.encode(), digest_size=8, salt=seed.to_bytes(16, "little", signed=True))
+    digest = hashlib.blake2b(image_id.encode(), digest_size=8, salt=seed.to_bytes(16, "little"))
     return int.from_bytes(digest.digest(), "big")
 
 

@@ -74,6 +74,7 @@ class Options:
             _check_range("resize", self.resize, MIN_SIDE, 16383, " (or 0 to keep the size)")
         _check_range("quality", self.quality, 1, 100)
         _check_range("shard-size", self.shard_size, 1, 1_000_000)
+        _check_range("seed", self.seed, 0, 2**63 - 1)
         _check_range("workers", self.workers, 1, 256)
         _check_range("timeout", self.timeout, 0.1, 3600)
         _check_range("retries", self.retries, 0, 100)

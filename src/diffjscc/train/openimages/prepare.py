@@ -63,6 +63,10 @@ class Summary:
     missing: int
     seconds: float
 
+    def __str__(self) -> str:
+        skipped = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items()) or "none"
+        return f"{self.folder}: {_stored(self.images, self.shards)}, {self.bytes / 1e6:.1f} MB; skipped: {skipped}"
+
 
 def prepare(folder: str | Path, options: Options, on_progress: Callable[[Progress], None] = lambda progress: None) -> Summary:
     """Prepares Open Images in ``folder``, or goes on with it; see `diffjscc.train.openimages`.
@@ -160,9 +164,9 @@ class _Filling:
             self._store(*self._window.popleft())
             self._report(on_progress)
         if not self._output.images:
+            skipped = ", ".join(f"{count} {reason}" for reason, count in self._output.skipped.items())
             raise ValueError(
-                f"none of the {self._rows} images of the list could be used ({_counts(self._output.skipped)}): see"
-                f" {self._output.folder / 'skipped.csv'}"
+                f"none of the {self._rows} images of the list could be used ({skipped}): see {self._output.folder / 'skipped.csv'}"
             )
         self._output.finish(self._position)
 
@@ -209,8 +213,9 @@ class _Filling:
         """
         if any(self._downloader.answers(url) for url in islice(self._others(), _PROBES)):
             return self._prepare(candidate, retries=0)
+        attempts = 1 + self._options.retries
         raise ValueError(
-            f"{candidate.url}: {rejection.detail} after {1 + self._options.retries} attempts, and other images do not come either:"
+            f"{candidate.url}: {rejection.detail} (attempt {attempts} of {attempts}), and other images do not come either:"
             f" check the network{'' if self._options.originals else ' and --bucket'}; {_go_on(self._output)}"
         )
 
@@ -244,13 +249,13 @@ def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _counts(skipped: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "none looked at"
-
-
 def _go_on(output: Output) -> str:
     shards = output.manifest["shards"]
-    return f"{sum(s['images'] for s in shards)} images in {len(shards)} shards are kept, and the same command goes on from there"
+    return f"{_stored(sum(s['images'] for s in shards), len(shards))} kept; the same command goes on from there"
+
+
+def _stored(images: int, shards: int) -> str:
+    return f"{images} image{'s'[: images != 1]} in {shards} shard{'s'[: shards != 1]}"
 
 
 def _disk_error(error: OSError, output: Output) -> str:
