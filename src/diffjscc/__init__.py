@@ -12,8 +12,9 @@ This package never imports GNU Radio; the blocks are `gnuradio.diffjscc`. Its na
 `import diffjscc` imports neither torch nor zmq.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .lazy import on_first_use
 
 if TYPE_CHECKING:
     from .channel import transmit
@@ -24,16 +25,6 @@ __version__ = "0.1.0"
 
 __all__ = ["RefineClient", "__version__", "load_codec", "load_refiner", "transmit"]
 
-#: The module that each name is imported from.
-_HOMES = {"RefineClient": ".serve", "load_codec": ".hub", "load_refiner": ".hub", "transmit": ".channel"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = on_first_use(
+    globals(), {"RefineClient": ".serve", "load_codec": ".hub", "load_refiner": ".hub", "transmit": ".channel"}
+)

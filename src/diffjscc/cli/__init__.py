@@ -6,17 +6,19 @@ Nothing here imports torch until a command runs, so that --help is instant.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import data, evaluate, models, serve, simulate, train
+from . import data, evaluate, models, options, serve, simulate, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 2 after one line on standard error for bad input."""
-    parser = argparse.ArgumentParser(
+    """Runs the command line; returns 0, or 2 after one line on standard error for bad input.
+
+    Raises SystemExit as argparse does: with 2 after one line for a bad option, with 0 after --help and --version.
+    """
+    parser = options.OneLineParser(
         prog="diffjscc",
         description="Send images over noisy channels as analog symbols, and get them back degraded but never lost.",
     )

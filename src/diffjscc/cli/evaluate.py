@@ -6,20 +6,30 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..errors import extra
 from . import options
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+    from ..evaluate.refinement import Score
+    from ..evaluate.sweep import GridPoint
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure a codec over rates and SNRs, or a refiner",
-        description="Sends every image at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table; with"
-        " --refine, at one SNR, distortion and realism before and after (LPIPS and FID where their weights are at hand).",
+        description="Sends every image at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table; With"
+        " --refiner: distortion and realism before and after refinement at one SNR (LPIPS and FID where their weights are there).",
         epilog="examples: diffjscc evaluate kodak/ --snrs 1 4 7 10 13; diffjscc evaluate kodak/ --refiner mini --snrs 1",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder of paths, or a quoted pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder of images, or a quoted pattern")
     parser.add_argument(
         "--rates", type=options.rate, nargs="+", metavar="R", help="channel uses per pixel (default: all that the codec has)"
     )
@@ -30,7 +40,13 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         metavar="DB",
         help="SNRs in dB (default: 1 4 7 10 13; with --refiner: 1)",
     )
-    parser.add_argument("--passes", type=int, default=1, metavar="N", help="times that each image is sent (default: %(default)s)")
+    parser.add_argument(
+        "--passes",
+        type=options.whole(1, 1_000_000),
+        default=1,
+        metavar="N",
+        help="times that each image is sent (default: %(default)s)",
+    )
     options.add_channel(parser)
     options.add_codec(parser)
     options.add_refiner(parser)
@@ -39,22 +55,24 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
+    with extra("evaluate", "diffjscc evaluate"):
+        from tqdm import tqdm
 
     from ..evaluate.sweep import markdown_table, sweep
     from ..hub import load_codec
     from ..images import find_images
 
-    if arguments.passes < 1:
-        raise ValueError(f"--passes {arguments.passes}: must be at least 1")
+    refiner_options = options.refiner_options(arguments)
+    if arguments.refiner and (arguments.channel != "awgn" or arguments.passes > 1 or arguments.erasures):
+        raise ValueError("--refiner measures one pass over AWGN: leave out --channel, --passes and --erasures")
     codec = load_codec(arguments.codec, arguments.device)
     rates = [codec.check_rate(rate) for rate in arguments.rates or codec.rates]
     paths = [path for source in arguments.images for path in find_images(source)]
     if arguments.refiner:
-        _evaluate_refiner(arguments, codec, rates, paths)
+        _evaluate_refiner(arguments, refiner_options, codec, rates, paths)
         return
     snrs_db = arguments.snrs or [1.0, 4.0, 7.0, 10.0, 13.0]
-    points = sweep(
+    measured = sweep(
         codec,
         paths,
         snrs_db,
@@ -64,14 +82,16 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seed,
         arguments.erasures,
     )
-    points = list(tqdm(points, total=len(rates) * len(snrs_db), unit="point"))
+    points = list(tqdm(measured, total=len(rates) * len(snrs_db), unit="point"))
     if arguments.json:
         _print_json(points)
     else:
         print(markdown_table(points))
 
 
-def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, paths) -> None:
+def _evaluate_refiner(
+    arguments: argparse.Namespace, refiner_options: dict, codec: Codec, rates: list[Fraction], paths: list[Path]
+) -> None:
     from tqdm import tqdm
 
     from ..evaluate.refinement import markdown_scores, score_refiner
@@ -79,20 +99,20 @@ def _evaluate_refiner(arguments: argparse.Namespace, codec, rates, paths) -> Non
 
     snrs_db = arguments.snrs or [1.0]
     if len(snrs_db) > 1:
-        raise ValueError(f"--refine measures at one SNR: give --snrs {snrs_db[0]:g} alone")
+        raise ValueError(f"--refiner measures at one SNR: give --snrs {snrs_db[0]:g} alone")
     refiner = load_refiner(arguments.refiner, arguments.device, captioner=arguments.captioner)
-    scores = score_refiner(codec, refiner, paths, snrs_db[0], rates, arguments.seed, **options.refiner_options(arguments))
-    scores = list(tqdm(scores, total=1 + 2 * len(rates), unit="row"))
+    measured = score_refiner(codec, refiner, paths, snrs_db[0], rates, arguments.seed, **refiner_options)
+    scores = list(tqdm(measured, total=1 + 2 * len(rates), unit="row"))
     if arguments.json:
         _print_json(scores)
     else:
         print(markdown_scores(scores))
 
 
-def _print_json(rows) -> None:
+def _print_json(rows: Sequence[GridPoint] | Sequence[Score]) -> None:
     """Dataclasses with a rate, as JSON: NaN becomes null."""
 
-    def plain(value):
+    def plain(value: object) -> object:
         return None if isinstance(value, float) and math.isnan(value) else value
 
     print(json.dumps([{**{k: plain(v) for k, v in asdict(row).items()}, "rate": str(row.rate or "")} for row in rows], indent=2))

@@ -18,7 +18,6 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     options.add_json(parser)
     parser.set_defaults(run=run)
-    options.one_line_errors(parser)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND")
     importer = actions.add_parser(
         "import",
@@ -38,7 +37,6 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     puller.add_argument("name", metavar="NAME", help="such as DiffJSCC-OpenImage-CBR-1-384")
     puller.set_defaults(run=run_pull)
     for action in (importer, puller):
-        options.one_line_errors(action)
         action.add_argument("--replace", action="store_true", help="replace a model of that name, once the new one is complete")
         action.add_argument(
             "--tokenizer", metavar="PATH_OR_HUB_ID", help="CLIP tokenizer (default: Stable Diffusion 2.1-base's, from the hub)"

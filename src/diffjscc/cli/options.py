@@ -16,6 +16,13 @@ from ..symbols import parse_rate, parse_snr_db
 MAX_SNR_DB = 100
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser, as are its subparsers, that reports a bad option in one line like other bad input, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def rate(text: str) -> Fraction:
     """A rate, channel uses per pixel."""
     try:
@@ -63,15 +70,6 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
-
-
-def one_line_errors(parser: argparse.ArgumentParser) -> None:
-    """Lets bad options end in one line, as other bad input does, without the usage that argparse prints before it."""
-
-    def error(message: str) -> NoReturn:
-        parser.exit(2, f"{parser.prog}: {message}\n")
-
-    parser.error = error  # type: ignore[method-assign]
 
 
 def add_codec(parser: argparse.ArgumentParser) -> None:

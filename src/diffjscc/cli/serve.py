@@ -9,6 +9,10 @@ import signal
 from functools import partial
 from pathlib import Path
 
+from ..errors import extra
+from ..serve import addresses
+from . import options
+
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -25,37 +29,70 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, … (default: %(default)s)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of a computation on the CPU (default: torch's; 1 with Ray)"
+        "--threads",
+        type=options.whole(1, 1024),
+        metavar="N",
+        help="threads of a computation on the CPU (default: torch's; 1 with Ray)",
     )
-    parser.add_argument("--memory", type=float, metavar="GB", help="weights loaded at once; the least used go (default: all)")
-    parser.add_argument("--captioner", metavar="REFINER", help="BLIP-2 for refiners that take text: a folder, or an id on the hub")
+    parser.add_argument(
+        "--memory",
+        type=options.number(0, 1e6, above=True),
+        metavar="GB",
+        help="weights loaded at once; the least recently used are unloaded (default: no limit)",
+    )
+    parser.add_argument("--captioner", metavar="MODEL", help="BLIP-2 for refiners that take text: a folder, or an id on the hub")
     parser.add_argument(
         "--workers",
         choices=("local", "ray"),
         default="local",
         help="compute in this process, or in a pool of Ray actors, a GPU or --threads CPUs each (default: %(default)s)",
     )
-    parser.add_argument("--count", type=int, metavar="N", help="of Ray actors (default: as many as there is room for)")
+    parser.add_argument(
+        "--count", type=options.whole(1, 10_000), metavar="N", help="of Ray actors (default: as many as there is room for)"
+    )
     parser.add_argument(
         "--ray",
-        default="local",
         metavar="ADDRESS",
-        help="local for a Ray of its own, auto for the cluster of this machine, or ray://HOST:10001 (default: %(default)s)",
+        help="local for a Ray of its own, auto for the cluster of this machine, or ray://HOST:10001 (default: local)",
     )
-    parser.add_argument("--bind", default="tcp://127.0.0.1:5555", metavar="ADDRESS", help="where to listen (default: %(default)s)")
+    parser.add_argument("--bind", default=addresses.DEFAULT, metavar="ADDRESS", help="where to listen (default: %(default)s)")
     parser.add_argument(
-        "--status", default="127.0.0.1:9155", metavar="HOST:PORT", help="status page and metrics, or none (default: %(default)s)"
-    )
-    parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="requests that may wait (default: %(default)s)")
-    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help="images of a batch (default: %(default)s)")
-    parser.add_argument(
-        "--batch-window", type=float, default=2.0, metavar="MS", help="what an image waits for others (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--keep", type=float, default=64.0, metavar="MB", help="answers kept for clients that ask again (default: %(default)s)"
+        "--status",
+        type=host_and_port,
+        default="127.0.0.1:9155",
+        metavar="HOST:PORT",
+        help="status page and metrics, or none (default: %(default)s)",
     )
     parser.add_argument(
-        "--drain", type=float, default=60.0, metavar="S", help="what running work may take after SIGTERM (default: %(default)s)"
+        "--max-queue",
+        type=options.whole(1, 1_000_000),
+        default=64,
+        metavar="N",
+        help="requests that may wait (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-batch", type=options.whole(1, 1024), default=8, metavar="N", help="images of a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-window",
+        type=options.number(0, 10_000),
+        default=2.0,
+        metavar="MS",
+        help="how long an image waits for others (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=options.number(0, 1e6),
+        default=64.0,
+        metavar="MB",
+        help="replies cached for clients that ask again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drain",
+        type=options.number(0, 86_400),
+        default=60.0,
+        metavar="S",
+        help="what running work may take after SIGTERM (default: %(default)s)",
     )
     parser.add_argument("--keys", type=Path, metavar="DIR", help="folder with the server's keys; see diffjscc serve keygen")
     parser.add_argument("--clients", type=Path, metavar="DIR", help="folder with the public keys of clients that may connect")
@@ -69,25 +106,29 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         epilog="example: diffjscc serve keygen keys/; diffjscc serve keygen radio/ --name radio1; cp radio/radio1.key clients/",
     )
     keygen.add_argument("folder", type=Path, metavar="DIR", help="folder for the two files")
-    keygen.add_argument("--name", default="server", help="whose they are (default: %(default)s)")
+    keygen.add_argument("--name", default="server", help="name of the two files (default: %(default)s)")
     keygen.set_defaults(run=run_keygen)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.workers != "ray" and (arguments.count is not None or arguments.ray is not None):
+        raise ValueError("--count and --ray are options of --workers ray: give that too, or leave them out")
     from ..serve.allocator import keep_pages
 
     keep_pages()
-    from ..serve.backend import LocalBackend
-    from ..serve.cluster import RayBackend
+    with extra("serve", "diffjscc serve"):
+        from ..serve.server import Server
+    from ..serve.backend import Backend, LocalBackend
+    from ..serve.cluster import LOCAL, RayBackend
     from ..serve.engine import Engine
-    from ..serve.server import Server
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     memory = None if arguments.memory is None else arguments.memory * 1e9
     make = partial(Engine, arguments.refiner or ["mini"], arguments.device, memory, arguments.threads, arguments.captioner)
+    backend: Backend
     if arguments.workers == "ray":
-        options = {"device": arguments.device, "threads": arguments.threads, "address": arguments.ray}
-        backend = RayBackend(make, arguments.count, **options)
+        address = arguments.ray or LOCAL
+        backend = RayBackend(make, arguments.count, device=arguments.device, threads=arguments.threads, address=address)
     else:
         backend = LocalBackend(make())
     server = Server(
@@ -100,7 +141,7 @@ def run(arguments: argparse.Namespace) -> None:
         server_keys=arguments.keys,
         clients=arguments.clients,
         insecure=arguments.insecure,
-        status=_host_and_port(arguments.status),
+        status=arguments.status,
         drain=arguments.drain,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -115,10 +156,11 @@ def run_keygen(arguments: argparse.Namespace) -> None:
     print(f"public key, to be copied to the other side: {public}\nsecret key, to stay here: {secret}")
 
 
-def _host_and_port(text: str) -> tuple[str, int] | None:
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """The type of HOST:PORT, or none."""
     if text == "none":
         return None
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"--status {text}: expected HOST:PORT, such as 127.0.0.1:9155, or none")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}': expected HOST:PORT, such as 127.0.0.1:9155, or none")
     return host.strip("[]"), int(port)

@@ -32,7 +32,6 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     options.add_json(parser)
     parser.set_defaults(run=run)
-    options.one_line_errors(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

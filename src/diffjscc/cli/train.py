@@ -6,6 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import extra
+
+if TYPE_CHECKING:
+    from ..train.run import Progress
 
 #: Options that recipes share, by their field: (type, metavar, help).
 FIELDS = {
@@ -105,10 +111,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
-    from tqdm import tqdm
-
     module, recipe_name, trainer_name, _, _, _ = WHAT[arguments.what]
-    trainers = import_module(f"..train.{module}", __package__)
+    with extra("train", "diffjscc train"):
+        from tqdm import tqdm
+
+        trainers = import_module(f"..train.{module}", __package__)
     given = vars(arguments)
     recipe_class = getattr(trainers, recipe_name)
     recipe = recipe_class(**{name: value for name, value in given.items() if name in recipe_class.__dataclass_fields__})
@@ -118,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
     trainer = getattr(trainers, trainer_name)(arguments.data, arguments.out, recipe=recipe, device=arguments.device, **options)
     with tqdm(total=recipe.steps, initial=trainer.step, unit="step", desc=arguments.what, dynamic_ncols=True) as bar:
 
-        def show(progress) -> None:
+        def show(progress: Progress) -> None:
             bar.update()
             scores = "  ".join(f"{name} {value:.2f}" for name, value in progress.scores.items())
             bar.set_postfix_str(f"loss {progress.loss:.3f}  {scores}", refresh=False)

@@ -17,7 +17,8 @@ INK, PAPER = (32, 32, 32), (250, 250, 248)
 def contact_sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]], width: int = 420) -> np.ndarray:
     """Rows of (image uint8 (H, W, 3), caption) → one image, uint8.
 
-    Every image is scaled to ``width`` pixels; captions have at most two lines, split by a newline, in Latin-1 without ×.
+    Every image is scaled to ``width`` pixels. Captions have at most two lines, separated by a newline, of Latin-1 characters
+    except ×.
     """
     font = ImageFont.load_default(CAPTION_SIZE)
     caption_height = CAPTION_LINES * (CAPTION_SIZE + 5) + MARGIN
@@ -43,5 +44,5 @@ def contact_sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]], width: int =
 
 
 def error_image(received: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """What differs, around mid grey: 128 + received − original, clipped, uint8."""
+    """The difference of two uint8 images around mid grey: 128 + received − original, clipped, uint8."""
     return (128 + received.astype(np.int16) - original).clip(0, 255).astype(np.uint8)

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""LPIPS and FID, which need networks' weights: measured where those are, left out where not."""
+"""LPIPS and FID, which need weights of other networks: they are left out where those weights are not installed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import one_line
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 logger = logging.getLogger(__name__)
 
@@ -17,35 +21,35 @@ logger = logging.getLogger(__name__)
 FID_PATCH = 256
 
 
-def load_lpips() -> nn.Module | None:
-    """LPIPS (AlexNet) of torchmetrics, for (N, 3, H, W) in [0, 1]; None where its weights are not at hand."""
+def load_lpips() -> Metric | None:
+    """LPIPS (AlexNet) of torchmetrics, for (N, 3, H, W) in [0, 1]; None where its weights are not available."""
 
-    def load() -> nn.Module:
+    def load() -> Metric:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
 
-    return _at_hand("LPIPS", load)
+    return _if_available("LPIPS", load)
 
 
-def load_fid(feature: int | nn.Module = 2048) -> nn.Module | None:
-    """FID of torchmetrics on [0, 1] images; None where Inception's weights are not at hand.
+def load_fid(feature: int | nn.Module = 2048) -> Metric | None:
+    """FID of torchmetrics on [0, 1] images; None where Inception's weights are not available.
 
     feature  width of the Inception layer, or another network that extracts features
     """
 
-    def load() -> nn.Module:
+    def load() -> Metric:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         return FrechetInceptionDistance(feature=feature, normalize=True)
 
-    return _at_hand("FID", load)
+    return _if_available("FID", load)
 
 
-def _at_hand(name: str, load: Callable[[], nn.Module]) -> nn.Module | None:
+def _if_available(name: str, load: Callable[[], Metric]) -> Metric | None:
     try:
         return load()
-    # Packages that are missing, downloads that fail: each library has exceptions of its own.
+    # Missing packages and failed downloads: each library raises exceptions of its own.
     except Exception as error:
         logger.info("%s is left out: %s", name, one_line(error))
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""NIQE: how far an image's statistics are from those of pristine photographs, without seeing its original.
+"""NIQE: the distance of an image's statistics from those of undistorted photographs, without knowledge of the original.
 
 Mittal, Soundararajan and Bovik, "Making a completely blind image quality analyzer", IEEE Signal Processing Letters, 2013.
 
@@ -7,8 +7,8 @@ Mittal, Soundararajan and Bovik, "Making a completely blind image quality analyz
         └─► ÷2 ─► the same ──────────── 48×48 ─► 18 features ──────────┘    to the pristine Gaussian
 
 The features are the parameters of generalised Gaussians fitted to the normalised luminance and to the products of
-neighbours in four directions. The pristine Gaussian that is shipped was fitted on photographs by `fit`; see
-docs/results.md. Values depend on it, so that they compare with each other and not with other implementations'.
+neighbours in four directions. The pristine Gaussian in this package was fitted to photographs with `fit`; see
+docs/results.md. The values depend on it, so that they cannot be compared with those of other implementations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRISTINE = Path(__file__).with_name("niqe_pristine.safetensors")
 #: Side of a patch, pixels.
 PATCH = 96
 
-#: A patch of a pristine photograph counts when it is at least this sharp, relative to the sharpest of its photograph.
+#: A patch of a pristine photograph is used if it is at least this sharp, relative to the sharpest patch of the photograph.
 SHARPNESS = 0.75
 
 
@@ -63,7 +63,7 @@ def _pristine() -> dict[str, np.ndarray]:
 
 
 def _features(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(patches, 36) features, and how sharp each patch is."""
+    """(patches, 36) features, and the sharpness of each patch, (patches,)."""
     luminance = pixels.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     rows, columns = (side // PATCH for side in luminance.shape)
     luminance = luminance[: rows * PATCH, : columns * PATCH]
@@ -83,7 +83,7 @@ def _normalise(luminance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     taps = np.exp(-0.5 * (np.arange(-3, 4) / (7 / 6)) ** 2)
     taps /= taps.sum()
 
-    def blur(plane):
+    def blur(plane: np.ndarray) -> np.ndarray:
         plane = np.pad(plane, 3, mode="edge")
         plane = sum(tap * plane[i : i + plane.shape[0] - 6] for i, tap in enumerate(taps))
         return sum(tap * plane[:, i : i + plane.shape[1] - 6] for i, tap in enumerate(taps))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How real a set of images looks beside its originals, measured without any network's weights."""
+"""How realistic a set of images is compared with its originals, measured without the weights of any network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Side of the patches that are compared, pixels of their pyramid level.
+#: Side of the patches that are compared, pixels at their level of the pyramid.
 PATCH = 7
 
 #: Patches drawn from each image and level.
@@ -16,12 +16,12 @@ PATCHES = 1024
 #: Random directions that patches are projected on.
 DIRECTIONS = 512
 
-#: Side of the blocks among which flat ones are looked for, pixels.
+#: Side of the blocks of which the flattest are measured, pixels.
 FLAT_BLOCK = 16
 
 
 def laplacian_pyramid(image: Tensor, levels: int) -> list[Tensor]:
-    """What an image holds at each octave of spatial frequency, finest first (Burt and Adelson, 1983); the rest is left out.
+    """An image's content in each octave of spatial frequency, finest first (Burt and Adelson, 1983), without the coarse rest.
 
     image (C, H, W) → [(C, H, W), (C, H/2, W/2), …]
     """
@@ -43,9 +43,9 @@ def _binomial(image: Tensor) -> Tensor:
 class SlicedWasserstein:
     """Sliced Wasserstein distance between the patches of two sets of images, by octave (Karras et al., ICLR 2018).
 
-    7×7×3 patches of each Laplacian level are projected on random directions; along each, the distance is the mean
-    difference of the sorted projections. In grey levels of 255: Karras et al. normalise each set's contrast away, which
-    would forgive blur. Patches stand at the same places in both sets.
+    7×7×3 patches of each Laplacian level are projected on random directions; along each direction, the distance is the mean
+    absolute difference of the sorted projections, in grey levels of 255. Unlike Karras et al. we do not normalise the contrast
+    of each set, because blur would then cost nothing. Both sets are sampled at the same positions.
     """
 
     def __init__(self, levels: int = 2, seed: int = 0):
@@ -82,8 +82,8 @@ class SlicedWasserstein:
 def flat_deviation(image: Tensor, original: Tensor, share: float = 0.1) -> tuple[float, float]:
     """Mean standard deviation of the image, and of its original, in the original's smoothest blocks, grey levels of 255.
 
-    Both float (3, H, W) in [0, 1]; ``share`` of the 16×16 blocks counts as smooth. A refiner that leaves flat regions
-    flat keeps the first near the second.
+    Both float (3, H, W) in [0, 1]; the smoothest ``share`` of the 16×16 blocks is measured. A refiner that adds no texture to
+    flat regions keeps the first value close to the second.
     """
     given, wanted = (_block_deviation(p.float().cpu() * 255) for p in (image, original))
     smooth = wanted.argsort()[: max(1, round(share * len(wanted)))]

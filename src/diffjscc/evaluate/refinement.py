@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a refiner gives and what it costs: distortion and realism before and after, over images."""
+"""Distortion and realism before and after refinement, averaged over images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,9 +31,9 @@ class Score:
 
     psnr_db, ms_ssim   distortion
     swd                sliced Wasserstein distances of the two finest octaves, grey levels; see `realism`
-    niqe               see `niqe`; the nearer the originals', the better
-    flat               deviation in the originals' smoothest blocks, relative to the originals'
-    lpips, fid         NaN where their networks' weights are not at hand
+    niqe               see `niqe`; the closer to the value of the originals, the better
+    flat               standard deviation in the originals' smoothest blocks, relative to that of the originals
+    lpips, fid         NaN where the weights of their networks are not available
     """
 
     stage: str
@@ -48,7 +48,7 @@ class Score:
 
 
 class Scorer:
-    """Gathers images and their originals, float (3, H, W) in [0, 1], and scores them as they would be stored: in 8 bits."""
+    """Collects images and their originals, float (3, H, W) in [0, 1], and scores them rounded to 8 bits, as in a file."""
 
     def __init__(self, stage: str, rate: Fraction | None):
         self.stage, self.rate = stage, rate
@@ -87,11 +87,11 @@ def score_refiner(
     snr_db: float,
     rates: Sequence[Fraction] | None = None,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> Iterator[Score]:
     """Sends every image at every rate over AWGN, and scores originals, initial reconstructions and refined images.
 
-    ``options`` are those of the refiner's call. The noise of an image is the same at every rate.
+    ``options`` are those of the refiner's call. The noise of an image has the same seed at every rate.
     """
     images = [to_tensor(read_image(path)) for path in paths]
     original = Scorer("original", None)
@@ -111,8 +111,8 @@ def score_refiner(
 
 
 def markdown_scores(scores: Sequence[Score]) -> str:
-    """A table, a row a stage and rate; columns of NaN are left out."""
-    columns = [
+    """A Markdown table, one row per stage and rate; columns without any value are left out."""
+    columns: list[tuple[str, Callable[[Score], str]]] = [
         ("rate", lambda s: str(s.rate or "")),
         ("stage", lambda s: s.stage),
         ("PSNR, dB", lambda s: f"{s.psnr_db:.2f}"),

@@ -34,10 +34,10 @@ def sweep(
     seed: int = 0,
     erasures: float = 0.0,
 ) -> Iterator[GridPoint]:
-    """Sends every image ``passes`` times at every rate (default: all that the codec has) and SNR,
-    and loses each symbol with probability ``erasures``.
+    """Sends every image ``passes`` times at every rate (default: all that the codec has) and SNR.
 
-    Images as decoded, float, without rounding to 8 bits; the noise of an image and pass is the same at every point.
+    Each symbol is erased with probability ``erasures``. Decoded images are scored as float, without rounding to 8 bits. The
+    noise of an image and pass has the same seed at every point.
     """
     images = [to_tensor(read_image(path)) for path in paths]
     for rate in rates or codec.rates:
@@ -55,7 +55,7 @@ def sweep(
 
 
 def markdown_table(points: Sequence[GridPoint]) -> str:
-    """PSNR in dB and MS-SSIM, a row a rate and a column an SNR."""
+    """A Markdown table of PSNR in dB and MS-SSIM, one row per rate and one column per SNR."""
     snrs = sorted({p.snr_db for p in points})
     cells = {(p.rate, p.snr_db): f"{p.psnr_db:.2f} / {p.ms_ssim:.3f}" for p in points}
     lines = [

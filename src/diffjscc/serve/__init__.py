@@ -4,6 +4,13 @@
 The client neither imports nor needs torch: a machine that only passes images on can do without it.
 """
 
-from .client import Job, RefineClient, RefineError, RefineTimeout
+from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
+
+if TYPE_CHECKING:
+    from .client import Job, RefineClient, RefineError, RefineTimeout
 
 __all__ = ["Job", "RefineClient", "RefineError", "RefineTimeout"]
+
+__getattr__, __dir__ = on_first_use(globals(), dict.fromkeys(__all__, ".client"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..codec import Codec, build_codec
+from ..codec import Codec, LiteCodec, build_codec
 from ..codec.codec import ChannelState, normalise_power
 from ..hub import load_codec, save_codec
 from ..metrics import psnr
@@ -138,7 +138,7 @@ class CodecTrainer(Run):
         self.codec: Codec = build_codec(architecture).to(self.device)
         if recipe.start_from and not self.resuming:
             self.codec.load_state_dict(load_codec(recipe.start_from, device, torch.float32).state_dict())
-        elif not self.resuming and hasattr(self.codec, "start_from_principal_components"):
+        elif not self.resuming and isinstance(self.codec, LiteCodec):
             self.codec.start_from_principal_components(_sample_blocks(self.crops).to(self.device))
         self.average = RunningAverage(self.codec, recipe.ema)
         # AdamW moves every weight by about its learning rate, whatever the weight's size: filters over 768 inputs, whose

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -43,15 +46,15 @@ class PatchCritic(nn.Module):
         return logits
 
 
-def critic_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+def critic_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """What the critic is charged for, mean over scales: log(1 + exp(fake − real)), patch by patch.
 
     Relativistic pairing (Jolicoeur-Martineau, 2018; Huang et al., "R3GAN", 2024): photograph and repainted image show
     the same scene, so that a patch's content cancels and its realism is judged.
     """
-    return sum(F.softplus(f.float() - r.float()).mean() for r, f in zip(real, fake)) / len(real)
+    return torch.stack([F.softplus(f.float() - r.float()).mean() for r, f in zip(real, fake)]).sum() / len(real)
 
 
-def generator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+def generator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """What the generator is charged for being told apart from the photographs, mean over scales."""
     return critic_loss(fake, real)

@@ -40,7 +40,7 @@ class RandomCrops:
     def __call__(self, step: int) -> Tensor:
         """float32 (batch, 3, size, size) in [0, 1]."""
         random = np.random.default_rng((self.seed, step))
-        crops = []
+        crops: list[Tensor] = []
         while len(crops) < self.batch:
             index = int(random.integers(len(self.files)))
             image = self._image(index)

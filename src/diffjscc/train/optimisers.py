@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def build_optimisers(
-    module: nn.Module, lr: float, muon_lr: float, narrowest: int = 32, slow: Collection[nn.Parameter] = ()
+    module: nn.Module, lr: float, muon_lr: float, narrowest: int = 32, slow: Collection[Tensor] = ()
 ) -> list[torch.optim.Optimizer]:
     """Muon for convolutions between at least ``narrowest`` channels on both sides, AdamW for stems, heads, norms, biases.
 

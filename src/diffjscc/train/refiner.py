@@ -143,8 +143,9 @@ class RefinerTrainer(Run):
         self.generator = nn.ModuleDict(
             {"unet": self.pipeline.unet, "control": self.pipeline.control, "decoder": self.pipeline.vae.decoder}
         )
-        # Muon wants contiguous kernels.
-        self.generator.to(memory_format=torch.contiguous_format).requires_grad_(True).train()
+        # Muon wants contiguous kernels. torch's stubs of Module.to lack the keyword.
+        self.generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.generator.requires_grad_(True).train()
         self.average = RunningAverage(self.generator, recipe.ema)
         self.critic = PatchCritic().to(self.device)
         self.critic_optimiser = short_memory(self.critic, recipe.critic_lr)

@@ -105,19 +105,19 @@ class VaeTrainer(Run):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        with self.average as vae:
-            decibels = [self._psnr(vae, image.to(self.device)) for image in self.held_out]
+        with self.average:
+            decibels = [self._psnr(image.to(self.device)) for image in self.held_out]
         return {"PSNR": sum(decibels) / len(decibels)}
 
-    def _psnr(self, vae: AutoencoderTiny, image: Tensor) -> float:
+    def _psnr(self, image: Tensor) -> float:
         with torch.autocast(self.device.type, torch.bfloat16):
-            decoded = vae.decoder(vae.encoder(image * 2 - 1))
+            decoded = self.vae.decoder(self.vae.encoder(image * 2 - 1))
         return psnr(decoded.float().clamp(-1, 1) / 2 + 0.5, image)
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """A diffusers folder; its scaling_factor makes latents of training images have unit deviation."""
-        with self.average as vae:
-            latents = vae.encoder(self.crops(0).to(self.device) * 2 - 1)
-            vae.register_to_config(scaling_factor=1 / latents.std().item())
-            vae.save_pretrained(folder)
+        with self.average:
+            latents = self.vae.encoder(self.crops(0).to(self.device) * 2 - 1)
+            self.vae.register_to_config(scaling_factor=1 / latents.std().item())
+            self.vae.save_pretrained(folder)
