@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import SMALL, small_codec
 from memory import LargestTensor
+from names import BAD_NAMES
 from safetensors.torch import load_file, save_file
 
 from diffjscc import hub
@@ -151,9 +152,6 @@ def test_a_path_never_becomes_a_name(models):
     for name in ("../mine", ".", "..", ""):
         with pytest.raises(ValueError, match="neither a known name nor a folder with a model"):
             find_model(name)
-
-
-BAD_NAMES = ["", ".", "..", "../x", "/tmp/x", "a/b", "a\\b", ".hidden", "-x", "_x", "x" * 65, "a b", "ä", "a\n", "a\0"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)

@@ -94,6 +94,11 @@ def import_checkpoint(
     kind = config.target(*SYSTEMS, *CODECS)
     networks, ignored = convert.split_state(_tensors(file, kind), file)
     has_codec, has_refiner = bool(networks[convert.CODEC]), _has_refiner(networks, file)
+    # Told at once, and not after minutes of converting.
+    if has_codec:
+        ldm_config.codec_config(_codec_stage(config, kind))
+    if has_refiner:
+        ldm_config.check_refiner(config.section("params"))
     words = len(networks[convert.TEXT].get(f"{convert.TEXT}token_embedding.weight", ()))
     found = _tokenizer(tokenizer, local, words) if has_refiner else None
     del networks
@@ -266,9 +271,13 @@ def _check_fit(parts: dict, file: Path) -> None:
         raise ValueError(f"{file}: text features have {channels}")
 
 
+def _codec_stage(config: Section, kind: str | None) -> Section:
+    """The part of a configuration that describes the codec."""
+    return config if kind in CODECS else config.section("params").section("preprocess_config")
+
+
 def _write_codec(file: Path, config: Section, kind: str | None, folder: Path) -> None:
-    stage = config if kind in CODECS else config.section("params").section("preprocess_config")
-    ours = ldm_config.codec_config(stage)
+    ours = ldm_config.codec_config(_codec_stage(config, kind))
     state = {name: value for name, value in _tensors(file, kind).items() if name.startswith(convert.CODEC)}
     # What the authors' Swin keeps beside its weights is computed here.
     computed = ("attn_mask", "relative_position_index")

@@ -156,6 +156,12 @@ def as_section(config: Mapping | Section) -> Section:
     return config if isinstance(config, Section) else Section(config)
 
 
+def check_refiner(config: Section) -> None:
+    """Raises ValueError where the networks of a refiner are not described, or not supported; config: "params"."""
+    for read in (scheduler_parameters, vae_parameters, unet_parameters, control_parameters, text_layers_dropped):
+        read(config)
+
+
 def unet_parameters(config: Section) -> dict:
     """diffusers' parameters of the UNet, as far as the configuration knows them; config: a latent-diffusion model's "params"."""
     stage = config.section("unet_config")
