@@ -8,7 +8,6 @@ import hashlib
 import http.server
 import io
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -94,6 +93,7 @@ class Bucket(http.server.ThreadingHTTPServer):
         self.headers, self.faults, self.requests = defaultdict(dict), {}, []
         self.before = lambda path: None
         self.busy = self.busiest = 0
+        self.patient = False
 
     def paths(self):
         return [path for path, _ in self.requests]
@@ -190,6 +190,7 @@ def drip(handler):
         handler.wfile.write(bytes([byte]))
         time.sleep(0.02)
         if time.monotonic() > end:
+            handler.server.patient = True
             break
     handler.close_connection = True
 
@@ -472,6 +473,7 @@ def test_failures_that_pass_leave_no_trace(tmp_path, bucket, calm, faults):
     bucket.requests.clear()
     prepare(tmp_path / "out", options(bucket, timeout=0.2))
     assert bucket.paths().count(victim) + bucket.paths().count("/elsewhere.jpg") == len(faults) + 1
+    assert not bucket.patient
     assert tree(tmp_path / "out") == tree(calm)
 
 
@@ -504,6 +506,14 @@ def test_an_image_whose_server_has_errors_is_skipped(tmp_path, bucket, calm):
     assert set(skipped(tmp_path / "out").values()) == {("unreachable", "HTTP 500")}
     # The only image that is wanted is out of order: the one after it tells that the server is not.
     assert prepare(tmp_path / "one", options(bucket, retries=0, count=1)).skipped == {"unreachable": 1}
+
+
+def test_an_image_gets_another_attempt_once_the_server_is_back(tmp_path, bucket, calm):
+    """A short outage must not decide which images are taken: the last attempt comes after another image was answered."""
+    for place in (0, 7, 12):
+        bucket.faults[f"/train/{stored(calm)[place]}.jpg"] = [answer(500), answer(500), None]
+    prepare(tmp_path / "out", options(bucket, retries=1))
+    assert tree(tmp_path / "out") == tree(calm)
 
 
 def test_a_lost_network_ends_the_run_in_one_line_and_the_next_run_goes_on(tmp_path, bucket, calm):
@@ -557,7 +567,8 @@ def test_a_limit_that_no_image_passes_is_one_line(tmp_path, bucket):
     [
         (b"<!DOCTYPE html>\n<html>\n<body>Sign in</body></html>", "not a list of Open Images: it begins with '<!DOCTYPE html>'"),
         (b"", "not a list of Open Images"),
-        (os.urandom(3000), "not a list of Open Images"),
+        (bytes(range(256)) * 9, "not a list of Open Images"),
+        (b"a\rb" * 99, "not a list of Open Images: it begins with 'a'"),
         (b"ImageID,Source,LabelName\n1,a,b\n", "lacks the columns OriginalURL, OriginalLandingURL, License, Author, Title"),
         (list_of([]), "no rows of split 'train'"),
         (list_of([row("1", Subset="test")]), "no rows of split 'train' (1 others)"),
@@ -716,6 +727,7 @@ def test_an_interrupted_run_goes_on_after_its_last_finished_shard(tmp_path, buck
     prepare(tmp_path / "calm", options(bucket))
     interrupted_at(tmp_path, bucket, images)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["images"] == images // 5 * 5
+    assert not (tmp_path / "out" / ".work" / "shard.part").exists()
     done = []
     prepare(tmp_path / "out", options(bucket), lambda progress: done.append(progress.done) if progress.stage == "images" else None)
     assert done[0] == images // 5 * 5 and done[-1] == 13
@@ -725,6 +737,9 @@ def test_an_interrupted_run_goes_on_after_its_last_finished_shard(tmp_path, buck
 def test_a_kill_between_the_manifest_and_the_shards_name_loses_nothing(tmp_path, bucket, calm):
     interrupted_at(tmp_path, bucket, 10)
     (tmp_path / "out" / "train-000001.tar").rename(tmp_path / "out" / ".work" / "shard.part")
+    for name in ("CREDITS.csv", "skipped.csv"):
+        with open(tmp_path / "out" / name, "ab") as file:
+            file.write(b"lines that the manifest does not count\n" * 99)
     bucket.requests.clear()
     prepare(tmp_path / "out", options(bucket))
     assert len(bucket.requests) == 3

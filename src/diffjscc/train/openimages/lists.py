@@ -168,7 +168,10 @@ def _read_rows(file, source: str, digest) -> Iterator[tuple[str, list[str]]]:
 
     text = lines()
     first = next(text, "").removeprefix("\ufeff")
-    header = next(csv.reader([first]), [])
+    try:
+        header = next(csv.reader([first]), [])
+    except csv.Error:
+        header = []
     missing = [name for name in NEEDED if name not in header]
     if "ImageID" not in header:
         raise ValueError(
