@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A client that says exactly what a test wants said, right or wrong."""
+"""A client that sends exactly the frames that a test wants, right or wrong."""
 
 import msgpack
 import zmq
@@ -34,15 +34,29 @@ class Peer:
     def cancel(self, id="a"):
         self.send(VERSION, msgpack.packb({"type": "cancel", "id": id}))
 
-    def hear(self, timeout=10.0):
-        """The next message; none if there is none in time."""
-        return decode([frame.buffer for frame in self.socket.recv_multipart(copy=False)]) if self.hears(timeout) else None
+    def receive(self, timeout=10.0):
+        """The next message; None where there is none in time."""
+        return decode([frame.buffer for frame in self.socket.recv_multipart(copy=False)]) if self.has_message(timeout) else None
 
-    def hears(self, timeout):
+    def has_message(self, timeout):
         return bool(self.socket.poll(1000 * timeout))
 
-    def hear_all(self, count, timeout=10.0):
-        return [self.hear(timeout) for _ in range(count)]
+    def receive_all(self, count, timeout=10.0):
+        return [self.receive(timeout) for _ in range(count)]
+
+    def receive_until(self, is_last, timeout=20.0):
+        """The messages up to the first one for which ``is_last(message, all up to it)`` holds."""
+        messages = []
+        while not messages or not is_last(messages[-1], messages):
+            message = self.receive(timeout)
+            assert message is not None, f"no further message after {messages}"
+            messages.append(message)
+        return messages
+
+    def receive_finals(self, count):
+        """The messages until ``count`` requests have had their final reply: a result, an error or busy."""
+        final = ("result", "error", "busy")
+        return self.receive_until(lambda _, messages: sum(message.type in final for message in messages) == count)
 
     def __enter__(self):
         return self

@@ -67,12 +67,20 @@ class ServerProcess:
         return 0.0
 
     def computed(self):
-        """Seeds of the images that the stub computed, in order."""
-        return [int(line.split()[1]) for line in self.output if line.startswith("computed")]
+        """Seeds of the images that the stub has begun to compute, in order."""
+        return self._seeds("computed")
 
-    def memory(self):
-        """Resident bytes."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
+    def completed(self):
+        """Seeds of the images that the stub has computed to the end, in order."""
+        return self._seeds("completed")
+
+    def _seeds(self, word):
+        return [int(line.split()[1]) for line in list(self.output) if line.startswith(word)]
+
+    def memory(self, kind="VmRSS"):
+        """Bytes, as the kernel counts them: VmRSS resident, VmHWM the most that ever were, VmPeak the most address space."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(rf"{kind}:\s+(\d+) kB", status)[1])
 
     def terminate(self, timeout=20.0):
         """SIGTERM; the exit status."""

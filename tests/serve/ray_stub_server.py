@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A refinement server whose stub refiners are workers of Ray, its own or another; besides what the stub does, seed 30 kills one.
+"""A refinement server whose stub refiners are Ray workers. Besides what the stub does, seed 30 kills its worker.
 
-Every image that a worker begins is a line in FOLDER/begun: its seed, and the worker's process. While FOLDER/broken is there,
-workers cannot get ready.
+Every image that a worker begins is a line in FOLDER/begun: its seed, the worker's process and the time; each that it completes
+is such a line in FOLDER/completed. While FOLDER/broken exists, workers cannot get ready.
 """
 
 import argparse
 import logging
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -29,12 +30,17 @@ class DeadlyStub(Stub):
             raise ValueError("the refiner is broken\nbeyond repair")
 
     def run(self, batch, on_step):
+        self._note("begun", batch)
+        if self._folder and any(item.seed == 30 for item in batch.items):
+            os.kill(os.getpid(), signal.SIGKILL)
+        refined = super().run(batch, on_step)
+        self._note("completed", batch)
+        return refined
+
+    def _note(self, name, batch):
         if self._folder:
-            with open(self._folder / "begun", "a") as file:
-                file.writelines(f"{item.seed} {os.getpid()}\n" for item in batch.items)
-            if any(item.seed == 30 for item in batch.items):
-                os.kill(os.getpid(), signal.SIGKILL)
-        return super().run(batch, on_step)
+            with open(self._folder / name, "a") as file:
+                file.writelines(f"{item.seed} {os.getpid()} {time.monotonic()}\n" for item in batch.items)
 
 
 def main():
@@ -44,7 +50,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.005)
     parser.add_argument("--each", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where workers leave notes; none: they leave none, and seeds mean nothing")
+    parser.add_argument("--folder", type=Path, help="where workers write notes; without it they write none, and seeds mean nothing")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     make = partial(DeadlyStub, arguments.seconds, arguments.each, arguments.folder)

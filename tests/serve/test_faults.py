@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What goes wrong between machines, done on purpose to real processes: every request is answered, or errors by its deadline."""
+"""Failures between machines, caused on purpose with real processes: every request is answered, or fails by its deadline."""
 
 import logging
 import os
@@ -25,11 +25,6 @@ from diffjscc.serve.protocol import CODES, MESSAGES, VERSION, ProtocolError, Req
 FUZZ = int(os.environ.get("DIFFJSCC_FUZZ", 10_000))
 
 
-def outcomes(jobs):
-    """What became of jobs that must be over by now."""
-    return [type(job.exception(0)).__name__ if job.exception(0) else "refined" for job in jobs]
-
-
 def test_a_server_killed_while_busy_and_started_again_answers_everything(caplog):
     with ServerProcess("--seconds", "0.3", "--max-batch", "2") as server, RefineClient(server.address) as client:
         jobs = [client.submit(image(seed=n), 1.0, "stub", seed=100 + n, deadline=30.0) for n in range(8)]
@@ -47,17 +42,27 @@ def test_a_server_killed_while_busy_and_started_again_answers_everything(caplog)
 
 
 def test_a_server_that_stays_away_costs_each_job_its_deadline_and_no_more(caplog):
-    with ServerProcess("--seconds", "5") as server, RefineClient(server.address) as client:
-        start = time.monotonic()
-        jobs = [client.submit(image(), 1.0, "stub", deadline=1.0 + 0.2 * n) for n in range(3)]
+    ended = []
+
+    def submit(deadline):
+        due = time.monotonic() + deadline
+        job = client.submit(image(), 1.0, "stub", deadline=deadline)
+        job.add_done_callback(lambda _: ended.append((job, time.monotonic() - due)))
+        return job
+
+    with ServerProcess("--seconds", "60") as server, RefineClient(server.address) as client:
+        jobs = [submit(2.0), submit(3.0), submit(2.5)]
         wait_until(lambda: client.ping().running)
         server.kill()
-        later = client.submit(image(), 1.0, "stub", deadline=1.0)
-        for number, job in enumerate(jobs):
-            with pytest.raises(RefineTimeout, match="was lost|cannot be reached"):
-                job.result(5)
-            assert time.monotonic() - start < 1.6 + 0.2 * number
-        assert outcomes([later]) == ["RefineTimeout"] or later.exception(2)
+        later = submit(1.0)
+        for job in (*jobs, later):
+            with pytest.raises(RefineTimeout, match="was lost|cannot be reached") as caught:
+                job.result(20)
+            assert caught.value.code == "deadline" and caught.value.retryable
+        wait_until(lambda: len(ended) == 4)
+        # None before its deadline, and none held up by a later one.
+        assert [job for job, _ in ended] == [later, jobs[0], jobs[2], jobs[1]]
+        assert all(late >= 0 for _, late in ended)
         with pytest.raises(RefineTimeout, match="no pong"):
             client.ping(0.2)
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
@@ -66,9 +71,10 @@ def test_a_server_that_stays_away_costs_each_job_its_deadline_and_no_more(caplog
 def test_a_server_that_comes_late_is_found():
     with ServerProcess() as server:
         address = server.address
-    with RefineClient(address) as client:
+    outages = []
+    with RefineClient(address, on_outage=outages.append) as client:
         job = client.submit(image(), 1.0, "stub", deadline=20.0)
-        time.sleep(0.5)
+        wait_until(lambda: outages)
         assert not client.connected
         with ServerProcess("--bind", address):
             assert job.result(20).shape == (32, 48, 3)
@@ -134,8 +140,8 @@ def test_a_connection_that_breaks_again_and_again_loses_nothing_and_computes_not
         relay = Relay(server.address)
         with RefineClient(relay.address) as client:
             jobs = [client.submit(image(seed=n), 1.0, "stub", seed=100 + n, deadline=30.0) for n in range(24)]
-            for _ in range(5):
-                time.sleep(0.2)
+            for number in range(5):
+                wait_until(lambda: len(server.computed()) > 4 * number)  # noqa: B023
                 relay.cut()
             for number, job in enumerate(jobs):
                 assert np.array_equal(job.result(20), 255 - image(seed=number))
@@ -147,12 +153,12 @@ def test_a_client_that_vanishes_harms_nobody_and_finds_its_answer_when_it_return
     with ServerProcess("--seconds", "0.3") as server:
         with Peer(server.address) as peer:
             peer.ask("mine", seed=100)
-            assert peer.hear().type == "accepted"
+            assert peer.receive().type == "accepted"
         with RefineClient(server.address) as client:
             assert client.refine(image(), 1.0, "stub", seed=101).shape == (32, 48, 3)
         with Peer(server.address) as peer:
             peer.ask("mine", seed=100)
-            assert peer.hear().type == "result"
+            assert peer.receive().type == "result"
         assert server.computed() == [100, 101]
 
 
@@ -166,7 +172,7 @@ def test_a_client_that_sends_one_frame_and_stalls_holds_up_nobody():
                 assert client.refine(image(), 1.0, "stub", deadline=5.0).shape == (32, 48, 3)
         # What it leaves half said can still be ended.
         staller.socket.send(msgpack.packb({"type": "ping"}))
-        assert staller.hear().type == "pong"
+        assert staller.receive().type == "pong"
 
 
 def test_a_client_that_does_not_read_gets_every_answer_once_it_does():
@@ -177,7 +183,7 @@ def test_a_client_that_does_not_read_gets_every_answer_once_it_does():
         wait_until(lambda: server.metric("diffjscc_requests_total", outcome="ok") == 40)
         with RefineClient(server.address) as client:
             assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
-        replies = list(iter(lambda: peer.hear(1.0), None))
+        replies = peer.receive_finals(40)
         assert {reply.id for reply in replies if reply.type == "result"} == {str(number) for number in range(40)}
 
 
@@ -187,14 +193,15 @@ def test_a_frame_that_declares_4_gb_ends_its_connection_before_anything_is_alloc
         peer.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x00NULL" + bytes(16) + b"\0" + bytes(31))
         ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
         peer.sendall(b"\x04" + bytes([len(ready)]) + ready)
-        before = server.memory()
+        # Address space, which even memory that is never written to would take.
+        before, declared = server.memory("VmPeak"), 1 << 32
         # A long frame, the last of its message.
-        peer.sendall(b"\x02" + struct.pack(">Q", 1 << 32) + bytes(1000))
+        peer.sendall(b"\x02" + struct.pack(">Q", declared) + bytes(1000))
         with pytest.raises((ConnectionError, StopIteration)):
             while True:
                 if not peer.recv(4096):
                     raise StopIteration
-        assert server.memory() - before < 4e6
+        assert server.memory("VmPeak") - before < declared / 4
         with RefineClient(server.address) as client:
             assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
 
@@ -211,44 +218,44 @@ def bomb(width, height):
 
 
 def test_a_zip_bomb_is_refused_and_not_inflated():
-    data = bomb(12_000, 9_000)
-    assert len(data) < 400_000
+    data, inflated = bomb(12_000, 9_000), 12_000 * 9_000 * 3
+    assert len(data) < inflated / 800
     with ServerProcess() as server, Peer(server.address) as peer:
-        before = server.memory()
+        before = server.memory("VmHWM")
         for number, (width, height) in enumerate([(48, 32), (12_000, 9_000), (4_000, 4_000)] * 3):
             peer.send(VERSION, header(str(number), encoding="png", width=width, height=height), data)
-        errors = [reply for reply in iter(lambda: peer.hear(1.0), None) if reply.type == "error"]
+        errors = [reply for reply in peer.receive_finals(9) if reply.type == "error"]
         assert sorted(error.code for error in errors) == ["bad-image"] * 6 + ["too-large"] * 3
-        assert server.memory() - before < 10e6
+        assert server.memory("VmHWM") - before < inflated / 10
 
 
 def test_sigterm_finishes_what_runs_refuses_the_rest_and_exits_0():
     with ServerProcess("--max-batch", "1") as server, Peer(server.address) as peer:
         peer.ask("running", seed=20)
-        assert peer.hear().type == "accepted"
+        assert peer.receive().type == "accepted"
         peer.ask("waiting", seed=101)
-        assert peer.hear().type == "accepted"
+        assert peer.receive().type == "accepted"
         server.process.send_signal(signal.SIGTERM)
-        reply = peer.hear()
+        reply = peer.receive()
         assert (reply.id, reply.code, reply.retryable) == ("waiting", "draining", True)
         peer.ask("new", seed=102)
-        reply = peer.hear()
+        reply = peer.receive()
         assert (reply.id, reply.code, reply.retryable) == ("new", "draining", True)
-        reply = peer.hear()
+        reply = peer.receive()
         assert (reply.id, reply.type) == ("running", "result")
         assert server.finish(10) == 0
         assert server.computed() == [20]
 
 
 def test_a_drain_that_takes_too_long_is_cut_short_with_an_answer():
-    with ServerProcess("--seconds", "30", "--drain", "0.3") as server, Peer(server.address) as peer:
+    with ServerProcess("--seconds", "300", "--drain", "0.3") as server, Peer(server.address) as peer:
         peer.ask("running")
-        assert peer.hear().type == "accepted"
+        assert peer.receive().type == "accepted"
         wait_until(lambda: server.metric("diffjscc_running") == 1)
-        start = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert peer.hear().code == "draining"
-        assert server.finish(10) == 0 and time.monotonic() - start < 5
+        assert peer.receive().code == "draining"
+        # Far from the 300 s that the refiner would take.
+        assert server.finish(30) == 0
 
 
 def test_a_rolling_restart_is_not_noticed_but_in_time():
@@ -306,23 +313,25 @@ def test_random_and_mutated_messages_do_no_harm():
     """Each gets a reply: what is understood its own, everything else an error."""
     rng = random.Random(5)
     with ServerProcess("--seconds", "0.001", "--keep", 100_000) as server, Peer(server.address, rcvhwm=0) as peer:
-        codes, warm = set(), None
+        codes, warm, sent = set(), None, 0
         for number in range(FUZZ):
             frames = message(rng, number)
+            sent += sum(map(len, frames))
             peer.send(*frames)
             try:
                 decode(frames)
             except ProtocolError as error:
-                reply = next(reply for reply in iter(peer.hear, None) if reply.type == "error" and reply.code == error.code)
+                reply = next(reply for reply in iter(peer.receive, None) if reply.type == "error" and reply.code == error.code)
                 assert (reply.id, reply.message) == (error.id, error.message)
                 codes.add(reply.code)
-            while peer.hears(0):
-                peer.hear()
+            while peer.has_message(0):
+                peer.receive()
             if number == FUZZ // 2:
-                warm = server.memory()
+                warm, sent = server.memory(), 0
         assert codes == {"version", "bad-request", "bad-image"}
-        assert server.memory() < 1.05 * warm
-        while peer.hear(0.5) is not None:
+        # Were the messages kept, memory would grow by all that was sent.
+        assert server.memory() - warm < sent / 2
+        while peer.receive(0.5) is not None:
             pass
         with RefineClient(server.address) as client:
             assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)

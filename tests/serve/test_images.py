@@ -68,19 +68,20 @@ def test_a_wrong_image_is_refused_in_one_line(data, encoding, words):
 
 @pytest.mark.parametrize("declared", [(20, 16), (40_000, 36_000)])
 def test_a_png_of_4_gb_inside_a_few_kilobytes_is_never_inflated(declared):
-    bomb = png(40_000, 36_000, bytes(4_000_000))
+    begin = 4_000_000
+    bomb = png(40_000, 36_000, bytes(begin))
     tracemalloc.start()
     with pytest.raises(ValueError):
         to_pixels(bomb, *declared, "png")
-    assert tracemalloc.get_traced_memory()[1] < 1e6
+    assert tracemalloc.get_traced_memory()[1] < begin / 4
     tracemalloc.stop()
 
 
-@given(place=st.integers(0, 400), value=st.integers(0, 255), cut=st.integers(0, 400))
-def test_a_damaged_file_is_an_image_or_a_value_error(place, value, cut):
+@given(position=st.integers(0, 400), value=st.integers(0, 255), cut=st.integers(0, 400))
+def test_a_damaged_file_is_an_image_or_a_value_error(position, value, cut):
     for encoding in ("png", "jpeg"):
         data = bytearray(to_bytes(noise(16, 20), encoding))
-        data[place % len(data)] = value
+        data[position % len(data)] = value
         try:
             assert to_pixels(bytes(data[: len(data) - cut]), 20, 16, encoding).shape == (16, 20, 3)
         except ValueError as error:

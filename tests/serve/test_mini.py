@@ -11,7 +11,7 @@ from conftest import photograph
 from serve.processes import ServerProcess
 
 from diffjscc.hub import find_model, load_refiner
-from diffjscc.images import to_pixels
+from diffjscc.images import to_pixels, to_tensor
 from diffjscc.serve import RefineClient, RefineError
 from diffjscc.serve.backend import Batch, Item, Stopped
 from diffjscc.serve.engine import Engine
@@ -31,8 +31,7 @@ def batch(*seeds, **fields):
 
 
 def refined_here(pixels, snr_db, seed):
-    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-    return to_pixels(load_refiner("mini")(image, snr_db, generator=torch.Generator().manual_seed(seed)))
+    return to_pixels(load_refiner("mini")(to_tensor(pixels), snr_db, generator=torch.Generator().manual_seed(seed)))
 
 
 def test_the_command_serves_what_the_pipeline_computes_and_stops_on_sigterm():

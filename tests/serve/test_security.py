@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from serve.peers import Peer
-from serve.processes import ServerProcess, image
+from serve.processes import ServerProcess, image, wait_until
 
 from diffjscc.cli import main
 from diffjscc.serve import RefineClient, RefineTimeout
@@ -32,8 +32,8 @@ def server(keys):
         yield server
 
 
-def client(server, keys, name="radio", of="server"):
-    return RefineClient(server.address, keys / of / "server.key", keys / name / f"{name}.key_secret")
+def client(server, keys, name="radio", of="server", **options):
+    return RefineClient(server.address, keys / of / "server.key", keys / name / f"{name}.key_secret", **options)
 
 
 def test_a_client_with_the_right_keys_is_served(server, keys):
@@ -43,15 +43,18 @@ def test_a_client_with_the_right_keys_is_served(server, keys):
 
 
 def test_wrong_keys_and_none_are_shut_out_and_told_so_by_their_deadline(server, keys):
+    outages = []
     attempts = {
-        "not allowed": client(server, keys, "stranger"),
-        "wrong server key": client(server, keys, of="impostor"),
-        "no keys": RefineClient(server.address),
+        "not allowed": client(server, keys, "stranger", on_outage=outages.append),
+        "wrong server key": client(server, keys, of="impostor", on_outage=outages.append),
+        "no keys": RefineClient(server.address, on_outage=outages.append),
     }
-    jobs = {name: attempt.submit(image(), 1.0, "stub", deadline=1.5) for name, attempt in attempts.items()}
+    jobs = {name: attempt.submit(image(), 1.0, "stub", deadline=3.0) for name, attempt in attempts.items()}
+    wait_until(lambda: len(outages) == 3)
+    assert all("check the keys" in outage for outage in outages)
     for name, job in jobs.items():
         with pytest.raises(RefineTimeout) as caught:
-            job.result(5)
+            job.result(20)
         assert "check the keys" in caught.value.message
         assert not attempts[name].connected
         attempts[name].close()
@@ -77,12 +80,12 @@ def test_one_client_cannot_reach_anothers_requests(server, keys):
         peers[name] = Peer(server.address, curve_publickey=public, curve_secretkey=secret, **curve)
     with peers["radio"] as radio, peers["stranger"] as stranger:
         radio.ask("mine", seed=20)
-        assert radio.hear().type == "accepted"
+        assert radio.receive().type == "accepted"
         stranger.cancel("mine")
-        assert stranger.hear().code == "unknown-id"
+        assert stranger.receive().code == "unknown-id"
         stranger.ask("mine", seed=101)
-        assert stranger.hear().type == "accepted"
-        assert radio.hear().type == "result" and stranger.hear().type == "result"
+        assert stranger.receive().type == "accepted"
+        assert radio.receive().type == "result" and stranger.receive().type == "result"
     assert sorted(server.computed()) == [20, 101]
 
 
