@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import extra
+from . import options
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -46,8 +47,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--timeout", type=float, metavar="S", help="wait for each piece of data (default: 30)")
     sub.add_argument("--retries", type=int, metavar="N", help="further attempts after a failed one (default: 5)")
     sub.add_argument("--backoff", type=float, metavar="S", help="before the first of them, doubled for each one (default: 0.5)")
-    sub.add_argument("--json", action="store_true", default=False, help="print the summary as JSON")
-    sub.set_defaults(run=run_openimages)
+    options.add_json(sub)
+    sub.set_defaults(run=run_openimages, json=False)
 
 
 def run_openimages(arguments: argparse.Namespace) -> None:
