@@ -4,7 +4,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -24,19 +23,18 @@ def test_every_command_explains_itself(command):
     assert done.stdout.startswith("usage: diffjscc")
 
 
-def test_help_is_instant_and_needs_no_torch():
+def test_help_imports_nothing_that_takes_long():
     code = """
 import sys
 from diffjscc.cli import main
 try:
     main(["--help"])
 except SystemExit:
-    sys.exit("torch" in sys.modules)
+    slow = {"torch", "diffusers", "transformers", "zmq", "PIL", "tqdm", "prometheus_client", "yaml"} & set(sys.modules)
+    sys.exit(", ".join(slow) or 0)
 """
-    start = time.perf_counter()
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-    # Half a second on an idle machine; twice that where others compute beside.
-    assert time.perf_counter() - start < 1.0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_simulate_writes_what_was_received_and_reports_it(tmp_path, images, capsys):
