@@ -231,7 +231,8 @@ FILES = {
     "a list as its state": (save({"state_dict": [1]}), "holds a list, not tensors by name"),
     "no tensors": (save({"state_dict": {"a": 1}}), "holds no tensors"),
     "nothing": (save({}), "holds no tensors"),
-    "tensors by number": (save({1: torch.zeros(3)}), "holds a tensor whose name is 1, not text"),
+    "tensors by number": (save({1: torch.zeros(3)}), "holds a tensor whose name is 1, not a line of text"),
+    "tensors of two lines": (save({"a\nb": torch.zeros(3)}), r"holds a tensor whose name is 'a\nb', not a line of text"),
     "code": (save({"a": Hostile()}), "holds print besides tensors, which could run code: refused"),
     "code in the old format": (
         lambda p: torch.save({"a": Hostile()}, p, _use_new_zipfile_serialization=False),

@@ -21,6 +21,9 @@ NOT_CHECKPOINTS = {
     b"{": "text, not a checkpoint: download the file again",
 }
 
+#: No tensor of any network has a longer name.
+MAX_NAME = 300
+
 #: What PyTorch calls the class that a file would have to be trusted with.
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
@@ -92,8 +95,8 @@ def _named_tensors(state: object, size: int) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError("holds no tensors")
     for name, value in tensors.items():
-        if not isinstance(name, str):
-            raise ValueError(f"holds a tensor whose name is {name!r:.80}, not text")
+        if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_NAME:
+            raise ValueError(f"holds a tensor whose name is {repr(name)[:80]}, not a line of text")
         if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_nested or value.is_meta:
             raise ValueError(f"tensor {name} is not one of plain numbers, but sparse, quantised or complex")
     # A tensor of any size can be a view of one number. The authors' condition encoder may share the VAE's memory.

@@ -253,8 +253,11 @@ def _filled(build: Callable[[], Network], weights: State, where: str) -> Network
 
     The shapes are checked first, without memory: a configuration may ask for a network of any size.
     """
-    check_weights(_on_meta(build, where).state_dict(), weights, where)
-    with init_empty_weights():
-        model = build()
+    model = _on_meta(build, where)
+    check_weights(model.state_dict(), weights, where)
+    if any(True for _ in model.buffers()):
+        # What a network computes for itself, such as positions, needs memory.
+        with init_empty_weights():
+            model = build()
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
