@@ -33,7 +33,7 @@ def awgn(symbols: Tensor, snr_db: Tensor, generator: torch.Generator | None = No
 
 
 def draw_gain(channel: str, seed: int) -> complex:
-    """The gain h that one image meets: 1 on "awgn", h ~ CN(0, 1) on "rayleigh" (slow, flat fading).
+    """The channel gain h of one image: 1 for "awgn", h ~ CN(0, 1) for "rayleigh" (slow, flat fading).
 
     Raises ValueError for another channel.
     """
@@ -49,7 +49,7 @@ def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0
 
     snr_db    P/σ², dB. After the equaliser the noise on every symbol has variance σ²/|h|².
     seed      of noise and erasures
-    erasures  probability that a symbol is lost, which the receiver is told (noise variance +inf)
+    erasures  probability that a symbol is erased; the receiver knows which ones are (noise variance +inf)
 
     Raises ValueError for an SNR that is not finite, a gain of zero or a probability outside [0, 1].
     """
@@ -58,7 +58,7 @@ def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0
         raise ValueError("gain = 0: nothing arrives; give a channel gain other than zero")
     if not 0 <= erasures <= 1:
         raise ValueError(f"erasures = {erasures}: must be a probability, 0 to 1")
-    # Apart from the seeds of draw_gain, so that the noise is not the gain's next draw.
+    # Not the seed that draw_gain uses, so that gain and noise are independent.
     generator = torch.Generator().manual_seed((seed << 1) + 1)
     sent = torch.from_numpy(symbols.values)[None] * gain
     received = awgn(sent, torch.tensor([snr_db]), generator)[0] / gain

@@ -20,7 +20,7 @@ from .symbols import BLOCK, MAX_PIXELS, check_image_size
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What a folder is searched for.
+#: Suffixes of the files that count as images in a folder.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -34,7 +34,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            # Before the pixels are touched: a small file can claim an enormous image.
+            # Before the pixels are decoded: a small file can declare an enormous image.
             check_image_size(*image.size)
             image.load()
             return _as_rgb(ImageOps.exif_transpose(image))
@@ -65,7 +65,7 @@ def _as_rgb(image: Image.Image) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
-    """Writes uint8 RGB (H, W, 3); the file appears whole or not at all. The suffix chooses the format."""
+    """Writes uint8 RGB (H, W, 3) in the format of the suffix. An existing file is replaced only when the new one is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Created exclusively, so that the process's umask decides the mode: reading the umask would mean changing it for every
@@ -81,7 +81,7 @@ def write_image(path: str | os.PathLike, pixels: np.ndarray) -> None:
 
 
 def unused_path(folder: str | os.PathLike, stem: str, suffix: str = ".png") -> Path:
-    """folder/stem.png, or stem-2.png, stem-3.png, … where that is taken: an image never overwrites another."""
+    """folder/stem.png, or stem-2.png, stem-3.png, … where that exists, so that no image overwrites another."""
     path, number = Path(folder) / f"{stem}{suffix}", 2
     while path.exists():
         path, number = Path(folder) / f"{stem}-{number}{suffix}", number + 1
@@ -91,7 +91,7 @@ def unused_path(folder: str | os.PathLike, stem: str, suffix: str = ".png") -> P
 def find_images(source: str | os.PathLike) -> list[Path]:
     """The image files that a file name, a folder or a glob stands for, sorted.
 
-    In a folder, files that are not images by their suffix are passed over.
+    In a folder, files without the suffix of an image are skipped.
     Raises ValueError where nothing is found.
     """
     path = Path(source)

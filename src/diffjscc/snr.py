@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Estimating SNR from a burst of symbols alone."""
+"""SNR and noise variance, and the estimation of SNR from the symbols of a burst."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Decibels = TypeVar("Decibels", float, np.ndarray, Tensor)
 
-#: What an estimate is kept within, dB: beyond, the estimator's own error rules.
+#: Range of the estimates, dB: outside of it the estimator's own error dominates.
 ESTIMATE_RANGE_DB = (-15.0, 30.0)
 
 
@@ -22,10 +22,10 @@ def noise_variance(snr_db: Decibels) -> Decibels:
 
 
 def estimate_snr_db(values: np.ndarray) -> float:
-    """SNR in dB of complex (K,) symbols that were sent with unit mean power and met gain 1 and additive noise.
+    """SNR in dB of complex (K,) symbols that were sent with unit mean power over a channel of gain 1 with additive noise.
 
-    An image's symbols have mean |y|² = 1 exactly, so the mean power received is 1 + σ² but for the noise's own
-    spread: σ²_est = mean |r|² − 1, with standard deviation √((2σ² + σ⁴)/K). At K = 3072 that is 0.2 dB at 1 dB SNR and
+    An image's symbols have mean |y|² = 1 exactly, so that the mean received power is 1 + σ² up to the random deviation
+    of the noise power: σ²_est = mean |r|² − 1, with standard deviation √((2σ² + σ⁴)/K). At K = 3072 that is 0.2 dB at 1 dB SNR and
     0.5 dB at 13 dB. A channel with a gain other than 1 must be equalised first; the estimate is wrong otherwise.
     """
     values = values[np.isfinite(values)]

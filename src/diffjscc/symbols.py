@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What travels between encoder, radio and decoder: `ImageHeader`, `Symbols`, `Reception`."""
+"""The objects that encoder, radio and decoder exchange: `ImageHeader`, `Symbols`, `Reception`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .snr import noise_variance
 #: Pixels on a side of the block that one latent position stands for (downsampling 2⁴).
 BLOCK = 16
 
-#: No image larger than this is encoded, and no header that claims one is believed.
+#: Pixels of the largest image that is encoded; a header that claims more is refused.
 MAX_PIXELS = 1 << 26
 
 #: The smallest side a codec accepts, in pixels.
@@ -78,7 +78,7 @@ class ImageHeader:
     rate       R = K/(H·W) of the padded image, channel uses per pixel
     tx_snr_db  the SNR that the encoder assumed, dB
 
-    Raises ValueError for values that no transmitter of ours would send.
+    Raises ValueError for values that no transmitter of this package sends.
     """
 
     image_id: int

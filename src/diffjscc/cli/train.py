@@ -31,7 +31,7 @@ FIELDS = {
     "start_noise": (float, "X", "deviation of the noise that a refinement starts with, in units of the latent's"),
     "texture": (float, "X", "weight of the loss on the distribution of patches"),
     "spectrum": (float, "X", "weight of the loss on local spectra"),
-    "adversarial": (float, "X", "weight of a critic's opinion; 0 for none"),
+    "adversarial": (float, "X", "weight of the adversarial loss; 0: none"),
     "coarse": (float, "X", "weight of L1 at a quarter of the resolution"),
     "stable_diffusion": (str, "PATH", "Stable Diffusion 2.1-base: a diffusers folder, or a single file"),
     "config": (str, "YAML", "configuration of a single file that is not Stable Diffusion 2.1-base"),
@@ -84,8 +84,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         sub = recipes.add_parser(
             name,
             help=what,
-            description=f"Trains {what}. Killed at any time and started again with the same options, it goes on from its last"
-            " minute; another --steps then prolongs the run, or winds it up early.",
+            description=f"Trains {what}. It may be killed at any time: started again with the same options, it resumes from its last"
+            " checkpoint, about a minute old. Another --steps then makes the run longer or shorter.",
             epilog=f"example: {example}",
             argument_default=argparse.SUPPRESS,
         )

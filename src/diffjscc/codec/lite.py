@@ -73,7 +73,7 @@ class Stage(nn.ModuleList):
 
 
 class ChannelGain(nn.Module):
-    """A positive gain for each latent channel, from the condition and a table by rate: how power is shared out."""
+    """A positive gain for each latent channel, from the condition and a table by rate: the allocation of power to channels."""
 
     def __init__(self, channels: int, condition: int, rates: int):
         super().__init__()
@@ -92,9 +92,9 @@ class LiteEncoder(nn.Module):
     (3,H,W)│    (48,H/4,W/4)          (…,H/8,W/8)       (…,H/16,W/16)       │               (C,H/16,W/16)
            └► linear transform of each 16×16 block ───────────────────────►─┘
 
-    The linear path starts as the first C principal components of a block with SoftCast's power allocation, and the
-    network's own output starts at zero: training sets out from the best linear analog code instead of from noise.
-    Without it the finer of the C components are learned last of all (docs/results.md), and with them the high-SNR end.
+    The linear path is initialised with the first C principal components of a block and SoftCast's power allocation, and the
+    network's own output with zero: training starts from the best linear analog code instead of from random weights. Without
+    this path the finer components, which matter at high SNR, are learned last (docs/results.md).
     """
 
     def __init__(self, channels: int, widths: Sequence[int], depths: Sequence[int], condition: int, rates: int):
@@ -151,8 +151,8 @@ class LiteDecoder(nn.Module):
 class LiteCodec(Codec):
     """A codec for CPUs: one set of weights for every rate and for every SNR in [−5, 20] dB.
 
-    At rate R the first C_out = 512 R latent channels are sent. The decoder is told each symbol's reliability
-    1/(1+σ²), so unequal noise and erasures are what it was trained on, not an afterthought.
+    At rate R the first C_out = 512 R latent channels are sent. The decoder gets each symbol's reliability 1/(1+σ²) as an
+    input, and is trained with unequal noise and erasures.
 
     rates           rates it serves
     widths          channels at 1/4, 1/8 and 1/16 of the resolution
@@ -197,7 +197,7 @@ class LiteCodec(Codec):
         return self.encoder(images, scalars, self._rate_index(channels))
 
     def synthesise(self, latent: Tensor, reliability: Tensor, state: ChannelState, channels: Tensor) -> Tensor:
-        # Each symbol's own variance says more than one SNR for all of them; where they are equal it is that SNR.
+        # From the symbols' variances, which say more than the one SNR in ``state``; equal variances give that SNR.
         met = self._unit_snr(effective_snr_db(reliability))
         scalars = torch.stack((met, self._unit_rate(channels), self._unit_snr(state.tx_snr_db)), dim=1)
         unsent = rate_channels(self.rates[-1]) - latent.shape[1]

@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
 
 
 class SnrModulation(nn.Module):
-    """z·m(z̄, csi) + a(z̄, csi): squeeze-excitation told of the channel. z (N,C,h,w), csi (N,1 or 3)."""
+    """z·m(z̄, csi) + a(z̄, csi): squeeze-excitation with the channel state as an input. z (N,C,h,w), csi (N,1 or 3)."""
 
     def __init__(self, width: int, csi_width: int):
         super().__init__()
