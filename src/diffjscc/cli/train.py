@@ -84,8 +84,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         sub = recipes.add_parser(
             name,
             help=what,
-            description=f"Trains {what}. It may be killed at any time: started again with the same options, it resumes from its last"
-            " checkpoint, about a minute old. Another --steps then makes the run longer or shorter.",
+            description=f"Trains {what}. It may be killed at any time: started again with the same options, it resumes from its"
+            " last checkpoint, about a minute old. Another --steps then makes the run longer or shorter.",
             epilog=f"example: {example}",
             argument_default=argparse.SUPPRESS,
         )
