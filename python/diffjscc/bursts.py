@@ -15,6 +15,9 @@ _HEADER = pmt.symbol_to_string(HEADER_TAG)
 _BURST_HEADER = pmt.symbol_to_string(BURST_HEADER_TAG)
 _SNR = pmt.symbol_to_string(SNR_TAG)
 
+#: Symbols outside any burst, one behind another, that are more than the usual silence behind a burst.
+STRAY_RUN = 1024
+
 
 class Dropped(ValueError):
     """A burst that cannot be used. ``reason`` is a word for the counter, the message one line for the log."""
@@ -52,15 +55,17 @@ class BurstAssembler:
 
     length_tag   name of the length tag
     find_codec   codec id of a number in a ``burst_header``; raises Dropped where there is none
-    stray        symbols outside any burst; ``stray_run``: of these, those since the last burst, whose length, symbols, was
-                 ``last_length``
+    stray        symbols outside any burst
+    untagged     of these, those in runs that are at least STRAY_RUN long and as long as the burst before: not the silence behind
+                 a burst, but bursts that lost their tags
     """
 
     def __init__(self, length_tag, find_codec=None):
         self._length_tag, self._find_codec = length_tag, find_codec
         self._open = None
         self._parts, self._missing = [], 0
-        self.stray = self.stray_run = self.last_length = 0
+        self.stray = self.untagged = 0
+        self._stray_run = self._last_length = 0
 
     def push(self, items, offset, tags, noise_var=None):
         """The bursts that end within ``items``.
@@ -80,8 +85,7 @@ class BurstAssembler:
             limit = min(starts, default=len(items))
             taken = min(self._missing, limit - position)
             if self._open is None:
-                self.stray += limit - position
-                self.stray_run += limit - position
+                self._count_stray(limit - position)
                 taken = limit - position
             elif self._open.problem is None:
                 window = slice(position, position + taken)
@@ -93,7 +97,9 @@ class BurstAssembler:
         return ended
 
     def flush(self):
-        """The burst that is still open, without its tail; None if there is none."""
+        """The stream is over: the burst that is still open, without its tail; None if there is none."""
+        if not self._last_length:
+            self.untagged = self.stray
         return self._close() if self._open is not None else None
 
     def _starts(self, tags, offset):
@@ -126,7 +132,14 @@ class BurstAssembler:
             burst.problem, expected = error if isinstance(error, Dropped) else Dropped("header", str(error)), 1
         self._open, self._parts = burst, []
         self._missing = max(1, expected if length is None else length)
-        self.stray_run, self.last_length = 0, self._missing
+        self._stray_run, self._last_length = 0, self._missing
+
+    def _count_stray(self, number):
+        self.stray += number
+        before, self._stray_run = self._stray_run, self._stray_run + number
+        threshold = max(STRAY_RUN, self._last_length)
+        if self._stray_run >= threshold:
+            self.untagged += number if before >= threshold else self._stray_run
 
     def _close(self):
         burst, self._open = self._open, None

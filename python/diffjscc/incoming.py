@@ -12,9 +12,6 @@ from diffjscc.snr import noise_variance
 
 from .bursts import BurstAssembler
 
-#: Symbols outside any burst, one behind another, from which on they are reported: more than the silence between bursts.
-STRAY_RUN = 1024
-
 
 class Incoming:
     """Cuts a symbol stream into bursts, and puts the images together that came in fragments.
@@ -32,7 +29,7 @@ class Incoming:
         self._gatherer = Gatherer(deadline)
         # A live receiver's clock expires images while `work` adds to them.
         self._lock = threading.Lock()
-        self._stray_told = self._late_told = 0
+        self._untagged_told = self._late_told = 0
         self._starved_since = None
         self.ended = collections.deque()
 
@@ -55,19 +52,8 @@ class Incoming:
         """Takes complex64 (n,), the absolute index of the first, their tags, and float32 (n,) or None."""
         self._starved_since = None
         self._gather(self._assembler.push(symbols, offset, tags, noise_var))
-        run = self._assembler.stray_run
-        if run >= max(STRAY_RUN, self._assembler.last_length):
-            self._tell_stray()
-        if self.late > self._late_told:
-            self._log.note(
-                "late",
-                lambda count: (
-                    f"{count} late fragments thrown away: their images were decoded without them; bursts came out of"
-                    f" order, or a pause within an image was longer than the deadline of {self._deadline} s"
-                ),
-                self.late - self._late_told,
-            )
-            self._late_told = self.late
+        self._tell_untagged()
+        self._tell_late()
 
     def expire(self):
         """The image whose deadline has passed, in a list: for receivers whose stream goes on."""
@@ -91,8 +77,7 @@ class Incoming:
         if last is not None:
             self._gather([last])
         self._finish()
-        if self.stray and not self._assembler.last_length:
-            self._tell_stray()
+        self._tell_untagged()
 
     def _finish(self):
         with self._lock:
@@ -110,15 +95,26 @@ class Incoming:
             with self._lock:
                 self.ended.extend(self._gatherer.push(burst.fragment, burst.values, noise_var, snr_db, time.monotonic()))
 
-    def _tell_stray(self):
-        fresh = self.stray - self._stray_told
-        self._stray_told = self.stray
+    def _tell_untagged(self):
+        fresh, self._untagged_told = self._assembler.untagged - self._untagged_told, self._assembler.untagged
         if fresh:
             self._log.note(
-                "stray",
+                "untagged",
                 lambda count: (
                     f"{count} symbols outside any burst: a block before this one loses the tags that mark where bursts"
                     " begin (image_header and the length tag), or the silence behind each burst is longer than the burst"
+                ),
+                fresh,
+            )
+
+    def _tell_late(self):
+        fresh, self._late_told = self.late - self._late_told, self.late
+        if fresh:
+            self._log.note(
+                "late",
+                lambda count: (
+                    f"{count} late fragments thrown away: their images were decoded without them; bursts came out of"
+                    f" order, or a pause within an image was longer than the deadline of {self._deadline} s"
                 ),
                 fresh,
             )

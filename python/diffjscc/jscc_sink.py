@@ -25,7 +25,7 @@ from .writer import ImageWriter
 PATIENCE = 0.1
 
 #: Seconds more in which images that are decoded and refined may still be written.
-WRITE_TIMEOUT = 0.5
+WRITE_TIMEOUT = 0.4
 
 #: Seconds after which stopping is worth a line in the log.
 QUIET_STOP = 0.5
@@ -63,8 +63,8 @@ class jscc_sink(gr.sync_block):
     written is published and refined all the same, one that cannot be refined stands as it was received. A burst that lost its
     tail is decoded from the rest; one that cannot be decoded is counted, logged and dropped.
 
-    When the flowgraph stops, what has been received is finished for at most 60 s with "wait" and 1 s with "drop"; what is left
-    is counted as dropped, unwritten or unrefined, with the reason "stopped".
+    When the flowgraph stops, what has been received is finished for at most 60 s with "wait" and about 1 s with "drop"; what
+    is left is counted as dropped, unwritten or unrefined, with the reason "stopped".
 
     Raises ValueError for an unknown codec, policy, queue size, SNR or deadline, or an object that is no refinement.
     """
@@ -261,7 +261,7 @@ class jscc_sink(gr.sync_block):
         steps = (self._decoder, self._refinement, self._writer)
         left = [f"{step.unfinished} {name}" for step, name in zip(steps, names) if step is not None and step.unfinished]
         if left:
-            self._warn(f"stopping: {', '.join(left)}; waiting for at most {self._drain_timeout:.0f} s")
+            self._warn(f"stopping: {', '.join(left)}; waiting for at most {self._drain_timeout:g} s")
 
     def _tell_left(self):
         """Says what stop gave up."""

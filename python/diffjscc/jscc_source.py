@@ -111,12 +111,13 @@ class jscc_source(gr.sync_block):
 
     def start(self):
         with self._changed:
-            self._stopping = self._ended = False
+            self._stopping = False
             if self._sending is not None:
                 self._ready.appendleft(self._sending)
             self._sending, self._burst = None, self._burst[:0]
-            if self._files and self._pass is None:
+            if self._files and self._pass is None and not self._ready:
                 self._pass = self._read_files()
+            self._ended = self._all_encoded()
             # A thread that was still encoding when the flowgraph was stopped goes on.
             if not self._running:
                 self._running = True
@@ -195,9 +196,12 @@ class jscc_source(gr.sync_block):
                 if symbols is not None:
                     self._ready.append(_Ready(symbols, self._encoding == "posted"))
                 self._encoding = None
-                # Files were sent, so the flowgraph may end; a source of PDUs alone waits for more.
-                self._ended = bool(self._files and self._pass is None and not self._waiting)
+                self._ended = self._all_encoded()
                 self._changed.notify_all()
+
+    def _all_encoded(self):
+        """Whether the flowgraph may end: all files were read. A source of PDUs alone waits for more."""
+        return bool(self._files and self._pass is None and not self._waiting)
 
     def _wait_for_work(self):
         """True when there is an image to encode and room for it; False when the flowgraph has stopped."""

@@ -13,10 +13,11 @@ class RateLimitedLog:
 
     log       called with each line that is due
     interval  seconds
+    clock     returns seconds
     """
 
-    def __init__(self, log, interval=INTERVAL):
-        self._log, self._interval = log, interval
+    def __init__(self, log, interval=INTERVAL, clock=time.monotonic):
+        self._log, self._interval, self._clock = log, interval, clock
         self._kinds = {}
         self._lock = threading.Lock()
 
@@ -26,7 +27,7 @@ class RateLimitedLog:
         line   str, to which "(n times in t s)" is added where it stands for more than one event; or a function that makes
                the line from the number of events since the last line
         """
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             logged, pending = self._kinds.get(kind, (None, 0))
             pending += count

@@ -12,10 +12,10 @@ from .threads import start_thread
 POLICIES = ("wait", "drop")
 
 #: Seconds that a stopping flowgraph finishes what a block has taken, by policy; what is left is counted.
-DRAIN_TIMEOUT = {"wait": 60.0, "drop": 1.0}
+DRAIN_TIMEOUT = {"wait": 60.0, "drop": 0.8}
 
 #: Seconds that `Worker.stop` waits for its thread to end after the last item.
-JOIN_TIMEOUT = 0.2
+JOIN_TIMEOUT = 0.1
 
 _NOTHING = object()
 

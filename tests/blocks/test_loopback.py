@@ -193,25 +193,11 @@ def test_importing_the_blocks_is_quick_and_imports_no_torch():
     assert float(done.stdout) < 0.5
 
 
-@pytest.mark.parametrize("script", ["symbol_loopback.py", "symbol_loopback.grc"])
-def test_the_examples_run_headless(tmp_path, script):
-    path = ROOT / "examples" / script
-    if script.endswith(".grc"):
-        environment = {"GRC_BLOCKS_PATH": str(ROOT / "grc"), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-        subprocess.run(["grcc", "-o", tmp_path, path], check=True, capture_output=True, env=environment, timeout=60)
-        command = [
-            tmp_path / "symbol_loopback_flowgraph.py",
-            "--images",
-            ROOT / "examples/coffee.jpg",
-            "--folder",
-            tmp_path / "out",
-        ]
-    else:
-        command = [path, ROOT / "examples/coffee.jpg", "--out", tmp_path / "out"]
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
-    )
+def test_the_example_receives_its_image(tmp_path):
+    command = [ROOT / "examples/symbol_loopback.py", ROOT / "examples/coffee.jpg", "--out", tmp_path / "out"]
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert "1 of 1 images decoded" in done.stdout
     assert read_image(tmp_path / "out" / "000000.png").shape == (400, 600, 3)
 
 

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Flowgraphs that are stopped, and started again: nothing takes long, nothing is lost in silence, nothing begins in the middle."""
+
+import threading
+import time
+
+import numpy as np
+import pmt
+import pytest
+from blocks.flowgraphs import MessageSink, SymbolSource, burst_tags, wait_until
+from conftest import photograph
+from gnuradio import blocks, diffjscc, gr
+from gnuradio.diffjscc.pdus import image_to_pdu
+from refine.tiny import diffusion_refiner
+
+from diffjscc.images import to_pixels, write_image
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name in ("diffjscc-worker", "jscc_source")]
+
+
+def stop(flowgraph):
+    """Seconds that it takes."""
+    start = time.monotonic()
+    flowgraph.stop()
+    flowgraph.wait()
+    return time.monotonic() - start
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    write_image(tmp_path / "sent" / "image.png", to_pixels(photograph(384, 576)))
+    return str(tmp_path / "sent")
+
+
+def running(source, sink, rate=None):
+    """A started flowgraph source → sink."""
+    flowgraph = gr.top_block()
+    flowgraph.connect(source, *([] if rate is None else [blocks.throttle(8, rate)]), sink)
+    flowgraph.start()
+    return flowgraph
+
+
+def test_with_drop_a_slow_refiner_does_not_delay_stopping(photographs, tmp_path, capfd):
+    """Twelve images wait for the bundled refiner, several seconds' work."""
+    refinement = diffjscc.LocalRefinement("mini", queue_size=12)
+    sink = diffjscc.jscc_sink(folder=str(tmp_path / "received"), refinement=refinement, on_full="drop")
+    flowgraph = running(diffjscc.jscc_source(photographs, repeat=True), sink)
+    wait_until(lambda: refinement.unfinished > 10, 60)
+    assert stop(flowgraph) < 2.0
+    counters, reasons = sink.counters(), sink.reasons()
+    # What was waiting is counted, all of it, when stopping returns.
+    assert counters["refined"] + counters["unrefined"] == counters["decoded"]
+    assert counters["received"] == counters["decoded"] + sum(counters["dropped"].values())
+    assert counters["written"] + counters["unwritten"] == counters["decoded"] + counters["refined"]
+    assert reasons["unrefined"]["stopped"] > 5
+    lines = [line for line in capfd.readouterr().out.splitlines() if "stopped with" in line]
+    assert len(lines) == 1 and f"{reasons['unrefined']['stopped']} images unrefined" in lines[0]
+
+
+def test_a_refinement_of_many_steps_is_interrupted_between_two(images, tmp_path, capfd):
+    """A thousand steps, of which each takes milliseconds."""
+    refiner = diffusion_refiner(text=False)
+    refiner.register_to_config(defaults={**refiner.config.defaults, "steps": 1000})
+    refiner.save_pretrained(tmp_path / "patient")
+    refinement = diffjscc.LocalRefinement(str(tmp_path / "patient"))
+    sink = diffjscc.jscc_sink(refinement=refinement, on_full="drop")
+    flowgraph = running(diffjscc.jscc_source(str(images), repeat=True), sink, rate=20e3)
+    wait_until(lambda: refinement._refiner is not None, 60)
+    assert stop(flowgraph) < 2.0
+    wait_until(lambda: not workers(), 10)
+    assert sink.counters()["refined"] == 0 and sink.counters()["unrefined"] == sink.counters()["decoded"] > 0
+    # A second start finds all in order.
+    before = sink.counters()["decoded"]
+    flowgraph.start()
+    wait_until(lambda: sink.counters()["decoded"] > before)
+    assert stop(flowgraph) < 2.0
+
+
+def test_with_wait_stopping_says_what_it_waits_for_and_finishes_it(photographs, capfd):
+    refinement = diffjscc.LocalRefinement("mini", queue_size=3)
+    sink = diffjscc.jscc_sink(refinement=refinement)
+    flowgraph = running(diffjscc.jscc_source(photographs, repeat=True), sink, rate=30e3)
+    wait_until(lambda: refinement.unfinished >= 3, 60)
+    stop(flowgraph)
+    assert sink.counters()["refined"] == sink.counters()["decoded"] > 0 and not sink.reasons()
+    lines = [line for line in capfd.readouterr().out.splitlines() if "stop" in line]
+    assert len(lines) == 1 and "images to refine; waiting for at most 60 s" in lines[0]
+
+
+class Recorder(gr.sync_block):
+    """``runs``: for each start, the symbols and the tags {offset among them: {name: value}} that came."""
+
+    def __init__(self):
+        gr.sync_block.__init__(self, name="recorder", in_sig=[np.complex64], out_sig=None)
+        self.runs = []
+
+    def start(self):
+        self.runs.append(([], {}))
+        self._begin = self.nitems_read(0)
+        return True
+
+    def work(self, input_items, output_items):
+        parts, tags = self.runs[-1]
+        for tag in self.get_tags_in_window(0, 0, len(input_items[0])):
+            tags.setdefault(tag.offset - self._begin, {})[pmt.symbol_to_string(tag.key)] = pmt.to_python(tag.value)
+        parts.append(np.array(input_items[0]))
+        return len(input_items[0])
+
+    def received(self, run):
+        """(symbols, tags) of a run."""
+        parts, tags = self.runs[run]
+        return np.concatenate([*parts, np.zeros(0, np.complex64)]), tags
+
+    def whole(self, run):
+        """[(image_id, symbols), …] of the bursts that came to their end."""
+        symbols, tags = self.received(run)
+        bursts = [(at, values["packet_len"], values["image_header"]["image_id"]) for at, values in sorted(tags.items())]
+        return [(image_id, symbols[at : at + length]) for at, length, image_id in bursts if at + length <= len(symbols)]
+
+
+#: Symbols of a burst of the images below, at rate 1/16.
+BURST = 160 * 224 // 16
+
+
+def cut(source):
+    """Runs a source until it is in the middle of its second burst, stops it and runs it to its end; returns the Recorder."""
+    recorder, throttle = Recorder(), blocks.throttle(8, 5e3)
+    throttle.set_max_noutput_items(50)
+    # Little on the way, so that the source is in the middle of a burst too.
+    for block in (source, throttle):
+        block.set_max_output_buffer(512)
+    flowgraph = gr.top_block()
+    flowgraph.connect(source, throttle, recorder)
+    flowgraph.start()
+    wait_until(lambda: sum(map(len, recorder.runs[0][0])) > 1.4 * BURST)
+    flowgraph.stop()
+    flowgraph.wait()
+    assert sum(map(len, recorder.runs[0][0])) < 2 * BURST
+    return flowgraph, recorder
+
+
+def test_a_source_that_starts_again_begins_with_a_whole_tagged_burst(images, lite):
+    source = diffjscc.jscc_source(str(images), rate="1/16", snr_db=7.0)
+    flowgraph, recorder = cut(source)
+    first, _ = recorder.received(0)
+    assert source.counters()["sent"] == 1
+    flowgraph.run()
+    symbols, tags = recorder.received(1)
+    assert tags[0]["packet_len"] == BURST and tags[0]["image_header"]["image_id"] == 1
+    # The image that was cut is sent again from its beginning, then what follows.
+    assert np.array_equal(symbols[: len(first) - BURST - 32], first[BURST + 32 :])
+    assert [image_id for image_id, _ in recorder.whole(0) + recorder.whole(1)] == [0, 1, 2]
+    assert source.counters() == {"sent": 3, "skipped": 0, "waiting": 0}
+    # It had come to its end: the next start is a pass of its own.
+    flowgraph.run()
+    assert [image_id for image_id, _ in recorder.whole(2)] == [3, 4, 5]
+
+
+def test_images_of_the_message_port_outlast_a_stop(capfd):
+    source = diffjscc.jscc_source(rate="1/16", snr_db=7.0)
+    for _ in range(6):
+        source.to_basic_block()._post(pmt.intern("images"), image_to_pdu(to_pixels(photograph(160, 224)), {}))
+    flowgraph, recorder = cut(source)
+    counters = source.counters()
+    assert counters == {"sent": 1, "skipped": 0, "waiting": 5}
+    assert "stopped with 5 images not sent" in capfd.readouterr().out
+    flowgraph.start()
+    wait_until(lambda: len(recorder.whole(1)) == 5)
+    flowgraph.stop()
+    flowgraph.wait()
+    assert [image_id for image_id, _ in recorder.whole(0) + recorder.whole(1)] == [0, 1, 2, 3, 4, 5]
+    assert source.counters() == {"sent": 6, "skipped": 0, "waiting": 0}
+
+
+def test_a_transmitter_that_starts_again_begins_with_a_whole_burst_and_counts_what_was_cut(images):
+    transmitter = diffjscc.jscc_tx(str(images), rate="1/16", repeat=True, burst_symbols=BURST // 4)
+    recorder, throttle = Recorder(), blocks.throttle(8, 50e3)
+    flowgraph = gr.top_block()
+    flowgraph.connect(transmitter, throttle, recorder)
+    for run in (0, 1):
+        flowgraph.start()
+        wait_until(lambda run=run: sum(map(len, recorder.runs[run][0])) > 4000)
+        flowgraph.stop()
+        flowgraph.wait()
+        symbols, tags = recorder.received(run)
+        assert tags[0]["tx_sob"] and tags[0]["packet_len"] > BURST // 4 and abs(symbols[0]) > 0.9
+    bursts = transmitter.counters()["bursts"]
+    assert bursts["sent"] > 0 and bursts["dropped"].keys() <= {"stopped"}
+
+
+def test_a_sink_that_starts_again_counts_symbols_from_the_first(lite):
+    """With "wait" it keeps the last symbol of a window, which must not cost the first burst after a restart."""
+    symbols = lite.encode(photograph(64, 64), 10.0, "1/64")
+    sink, received = diffjscc.jscc_sink(), MessageSink()
+    for run in range(3):
+        source, flowgraph = SymbolSource(symbols.values, burst_tags(symbols, image_id=run), chunk=11), gr.top_block()
+        flowgraph.connect(source, sink)
+        flowgraph.msg_connect((sink, "images"), (received, "in"))
+        flowgraph.run()
+    assert [metadata["image_id"] for _, metadata in received.images()] == [0, 1, 2]
+    assert sink.counters()["truncated"] == 0 and sink.counters()["stray"] == 0
