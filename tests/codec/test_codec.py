@@ -233,3 +233,28 @@ def test_unknown_architectures_and_options_are_refused():
         build_codec({"architecture": "vit"})
     with pytest.raises(ValueError, match="depth"):
         build_codec({"architecture": "lite", "depth": 3})
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_effort_finds_better_symbols_of_unit_power_and_needs_no_other_receiver(architecture):
+    codec, image = CODECS[architecture], photograph(64, 96)
+    plain, better = (codec.encode(image, 13.0, effort=effort) for effort in (0, 12))
+    assert mean_power(better) == pytest.approx(1.0, abs=1e-5) and better.header == plain.header
+    # Other noise than the search had.
+    received = [codec.decode(transmit(symbols, 13.0, seed=5), symbols.header) for symbols in (plain, better)]
+    assert psnr(received[1], image) > psnr(received[0], image)
+    assert np.array_equal(codec.encode(image, 13.0, effort=12).values, better.values)
+    assert all(parameter.grad is None for parameter in codec.parameters())
+
+
+def test_effort_pays_at_the_high_end(lite):
+    image = photograph(160, 160)
+    plain, better = (lite.encode(image, 13.0, "1/16", effort=effort) for effort in (0, 15))
+    received = [lite.decode(transmit(symbols, 13.0, seed=5), symbols.header) for symbols in (plain, better)]
+    assert psnr(received[1], image) > psnr(received[0], image) + 0.2
+
+
+@pytest.mark.parametrize("effort", [-1, 1.5, True, "3"])
+def test_an_effort_that_is_no_number_of_steps_is_refused(lite, effort):
+    with pytest.raises(ValueError, match="whole number of steps"):
+        lite.encode(photograph(64, 64), 1.0, effort=effort)

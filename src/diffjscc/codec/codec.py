@@ -91,6 +91,7 @@ class Codec(nn.Module, ABC):
         *,
         image_id: int = 0,
         fading: complex = 1.0,
+        effort: int = 0,
     ) -> Symbols:
         """An image to channel symbols.
 
@@ -99,13 +100,15 @@ class Codec(nn.Module, ABC):
         rate      channel uses per pixel; default: the codec's lowest
         image_id  id that the image's header carries
         fading    the gain that a Rayleigh codec's transmitter is told
+        effort    steps of gradient descent that look for better symbols for this image (see `effort.improve`); each takes
+                  about three times as long as decoding. Receivers need not know
 
-        Raises ValueError for a rate that the codec lacks, an SNR that is not finite, or an image of another shape, size
-        or value.
+        Raises ValueError for a rate that the codec lacks, an SNR that is not finite, an effort below 0, or an image of
+        another shape, size or value.
         """
         if image.ndim != 3:
             raise ValueError(f"image is {image.dtype} {tuple(image.shape)}: expected float (3, H, W); `encode_batch` takes several")
-        return self.encode_batch(image[None], snr_db, rate, image_id=image_id, fading=fading)[0]
+        return self.encode_batch(image[None], snr_db, rate, image_id=image_id, fading=fading, effort=effort)[0]
 
     @torch.inference_mode()
     def encode_batch(
@@ -116,10 +119,13 @@ class Codec(nn.Module, ABC):
         *,
         image_id: int = 0,
         fading: complex = 1.0,
+        effort: int = 0,
     ) -> list[Symbols]:
         """`encode` for images of one size, float (N, 3, H, W), in one pass. Their ids count up from ``image_id``."""
         rate = self.check_rate(self.rates[0] if rate is None else rate)
         snr_db = parse_snr_db(snr_db)
+        if isinstance(effort, bool) or not isinstance(effort, int) or effort < 0:
+            raise ValueError(f"effort = {effort!r}: must be a whole number of steps, 0 or more")
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected float (N, 3, H, W)")
         height, width = images.shape[-2:]
@@ -136,6 +142,11 @@ class Codec(nn.Module, ABC):
         channels = torch.full((count,), rate_channels(rate), device=self.device)
         latent = self.analyse(self._network_input(batch), state, channels).float()
         latent = normalise_power(latent[:, : rate_channels(rate)], channels)
+        if effort:
+            # effort builds on this module.
+            from .effort import improve
+
+            latent = improve(self, batch, latent, state, channels, effort)
         values = latent_to_symbols(latent).cpu().numpy()
         return [Symbols(values[i], ImageHeader(image_id + i, width, height, self.name, rate, snr_db)) for i in range(count)]
 
