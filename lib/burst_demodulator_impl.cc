@@ -114,7 +114,7 @@ bool burst_demodulator_impl::find_end(uint64_t& usable)
         // The same header within a header: an echo beyond the prefix, found on its own.
         if (distance < uint64_t(d_receiver.header_span()) &&
             next.start->header == burst.start->header) {
-            const bool weaker = next.metric <= burst.metric;
+            const bool weaker = next.start->gain <= burst.start->gain;
             (weaker ? next : burst).duplicate = true;
             if (weaker)
                 continue;
@@ -171,9 +171,10 @@ void burst_demodulator_impl::report()
     const std::string preambles = d_report.due(rejection_report::clock::now());
     if (!preambles.empty())
         d_logger->warn(
-            "no readable header behind {:s}: the transmitter has another preset "
-            "(this receiver: fft_len {:d}, cp_len {:d}) or a sample rate more than "
-            "100 ppm off; or noise, interference or echoes are too strong",
+            "no readable header behind {:s}: the transmitter has another preset (this "
+            "receiver: fft_len {:d}, cp_len {:d}) or a sample rate more than 0.1 % off; "
+            "or "
+            "noise, interference or echoes are too strong",
             preambles,
             d_receiver.parameters().fft_len,
             d_receiver.parameters().cp_len);

@@ -38,6 +38,9 @@ constexpr float FAINTEST_ECHO = 0.125f;
 // higher.
 constexpr double FIRST_LOOK = 5.0;
 
+// Of a sample: the filters' outputs, whose FFTs are not scaled, must fit a float when squared.
+constexpr float LARGEST_POWER = 1e24f;
+
 // Limit of rho, whose logarithm is taken.
 constexpr float LARGEST_RHO = 0.999999f;
 
@@ -139,9 +142,9 @@ void burst_detector_impl::correlate(const gr_complex* in)
     std::copy_n(in, FFT_LEN, d_window.begin());
     volk_32fc_magnitude_squared_32f(d_up_power.data(), d_window.data(), FFT_LEN);
     double sum = std::accumulate(d_up_power.begin(), d_up_power.end(), 0.0);
-    if (!std::isfinite(sum)) {
+    if (!(sum <= LARGEST_POWER)) {
         for (int n = 0; n < FFT_LEN; n++) {
-            if (!std::isfinite(d_up_power[n])) {
+            if (!(d_up_power[n] <= LARGEST_POWER)) {
                 d_window[n] = 0;
                 d_up_power[n] = 0;
             }

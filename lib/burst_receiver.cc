@@ -61,7 +61,9 @@ std::optional<burst_start> burst_receiver::read_header(const gr_complex* samples
     const auto header = burst_header::unpack(d_code.decode(elements));
     if (!header)
         return std::nullopt;
-    return burst_start{ *header, window, cfo + offset / (2 * M_PI) };
+    return burst_start{
+        *header, window, cfo + offset / (2 * M_PI), channel.squaredNorm() / channel.size()
+    };
 }
 
 // What the header's OFDM symbols hold, pilots included.

@@ -18,6 +18,7 @@ struct burst_start {
     burst_header header;
     int window; //!< of the FFTs, see ofdm_demodulator
     double cfo; //!< carrier offset, cycles/sample
+    float gain; //!< mean |h|² over the carriers, from the preamble
 };
 
 //! One burst's payload, equalised.

@@ -42,7 +42,8 @@ namespace diffjscc {
  *
  * Output: the input, later. A burst's first sample carries the tag "burst": {"cfo":
  * cycles/sample, "timing": where the preamble begins after this sample, 0 to 1 samples,
- * "metric": lambda_u + lambda_d}. Samples that are not finite become 0.
+ * "metric": lambda_u + lambda_d}. Samples that are not finite, or beyond 1e12,
+ * become 0.
  */
 class DIFFJSCC_API burst_detector : virtual public gr::sync_block
 {

@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_detector.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(4dfcd7de35563838b96b1e5072ce53be)                     */
+/* BINDTOOL_HEADER_FILE_HASH(1f657e5a072f94c5d9c56b6b461d5439)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>
