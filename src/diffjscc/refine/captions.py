@@ -28,7 +28,7 @@ def load_captioner(source: str | os.PathLike, device: str | torch.device = "cpu"
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
     try:
-        captioner = Blip2ForConditionalGeneration.from_pretrained(source, dtype=dtype)
+        captioner: torch.nn.Module = Blip2ForConditionalGeneration.from_pretrained(source, dtype=dtype)
         return captioner.to(device).eval().requires_grad_(False), Blip2Processor.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"captioner {source}: no BLIP-2 there ({one_line(error)})") from None

@@ -59,7 +59,10 @@ class ControlModule(ControlNetModel):
     diffusers' ControlNetModel with its conditioning embedding replaced by one convolution; see there for `forward`.
     """
 
-    @wraps(ControlNetModel.__init__)
+    class_embedding: nn.Module | None
+
+    # diffusers reads the configuration's names from the signature; mypy cannot follow it.
+    @wraps(ControlNetModel.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         width = self.config.block_out_channels[0]

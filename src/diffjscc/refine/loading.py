@@ -81,7 +81,7 @@ def _check_network(folder: Path) -> None:
         raise ValueError(f"{folder} holds no safetensors file")
     with init_empty_weights():
         expected = cls.from_config(config).state_dict()
-    given = {}
+    given: dict[str, list[int]] = {}
     for file in files:
         try:
             with safe_open(file, "pt") as tensors:

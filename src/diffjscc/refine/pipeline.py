@@ -8,6 +8,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -174,7 +175,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
             z, timesteps = self._start(walker, f_s, strength, generator)
             for step, timestep in enumerate(self.progress_bar(timesteps)):
                 output = self._predict(z, timestep, f_s, snr, text, contrast, guidance_scale, control_scale, tile)
-                pull = 0.0
+                pull: Tensor | float = 0.0
                 if latent_guidance is not None:
                     original = predicted_original(walker, output, timestep, z)
                     pull = latent_guidance.shift(original, f_s, int(timestep))
@@ -307,12 +308,11 @@ class DiffJSCCPipeline(DiffusionPipeline):
         if self.captioner is None or not use_text:
             return self.encode_prompts([""] * count)
         keys = [("image", hashlib.sha256(image.cpu().numpy().tobytes()).digest()) for image in images]
-        return torch.stack(
-            [
-                self._kept(key, lambda image=image: self.encode_prompts([self._caption(image)])[0])
-                for key, image in zip(keys, images)
-            ]
-        )
+
+        def encode(image: Tensor) -> Tensor:
+            return self.encode_prompts([self._caption(image)])[0]
+
+        return torch.stack([self._kept(key, partial(encode, image)) for key, image in zip(keys, images)])
 
     def _caption(self, image: Tensor) -> str:
         try:
@@ -332,7 +332,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         def encode(prompt: str) -> Tensor:
             return text_features(self.text_encoder, self.tokenizer, [prompt])[0].to(self.unet.dtype)
 
-        return torch.stack([self._kept(("prompt", prompt), lambda prompt=prompt: encode(prompt)) for prompt in prompts])
+        return torch.stack([self._kept(("prompt", prompt), partial(encode, prompt)) for prompt in prompts])
 
     def _kept(self, key: tuple, compute: Callable[[], Tensor]) -> Tensor:
         """What is kept under a key, computed the first time; the oldest make room. Threads may share the pipeline."""

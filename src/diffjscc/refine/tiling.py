@@ -24,11 +24,12 @@ def in_tiles(
     height, width = inputs[0].shape[-2:]
     if tile is None or (height <= tile and width <= tile):
         return function(*inputs)
-    total = weights = None
+    # Made with the first tile, which knows the size and device of the output.
+    total = weights = torch.empty(0)
     for top in _starts(height, tile):
         for left in _starts(width, tile):
             part = function(*(x[..., top : top + tile, left : left + tile] for x in inputs))
-            if total is None:
+            if not total.numel():
                 total = part.new_zeros(*part.shape[:-2], int(height * scale), int(width * scale), dtype=torch.float32)
                 weights = total.new_zeros(total.shape[-2:])
             fade = torch.outer(*(_fade(side, int(tile * scale * OVERLAP)).to(total) for side in part.shape[-2:]))

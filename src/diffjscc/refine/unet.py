@@ -28,7 +28,8 @@ class SmoothUNet(UNet2DConditionModel):
     million weights that is asked for detail takes them for some.
     """
 
-    @wraps(UNet2DConditionModel.__init__)
+    # diffusers reads the configuration's names from the signature; mypy cannot follow it.
+    @wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         for block in self.up_blocks:
