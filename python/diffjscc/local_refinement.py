@@ -20,8 +20,9 @@ class LocalRefinement(Refinement):
     on_full     when as many wait: "wait" holds the block back, "drop" gives the oldest one up; default: as the block
 
     An image that cannot be refined is counted and logged; its initial image has long been published. When the flowgraph stops
-    and time is up, the image that is being refined is interrupted at its next step. Raises ValueError for an unknown refiner,
-    queue size or policy.
+    and time is up, the image that is being refined is interrupted before the next layer of its networks.
+
+    Raises ValueError for an unknown refiner, queue size or policy.
 
     Example:
         sink = diffjscc.jscc_sink(folder="received", refinement=diffjscc.LocalRefinement("mini"))
@@ -62,19 +63,32 @@ class LocalRefinement(Refinement):
         from diffjscc.images import to_pixels, to_tensor
 
         pixels, metadata = item
+        self._check_interrupted()
         if self._refiner is None:
-            self._refiner = load_refiner(self._refiner_name, self._device)
+            refiner = load_refiner(self._refiner_name, self._device)
+            for component in refiner.components.values():
+                if isinstance(component, torch.nn.Module):
+                    self._make_interruptible(component)
+            self._refiner = refiner
         # The same image is refined the same way again.
         generator = torch.Generator().manual_seed(metadata.get("image_id", 0))
         refined = self._refiner(
-            to_tensor(pixels), metadata.get("snr_db"), generator=generator, callback_on_step_end=self._check_interrupted
+            to_tensor(pixels), metadata.get("snr_db"), generator=generator, callback_on_step_end=self._after_step
         )
         return to_pixels(refined)
 
-    def _check_interrupted(self, pipeline, step, timestep, tensors):
+    def _check_interrupted(self):
         if self._worker.interrupted:
             raise Interrupted
+
+    def _after_step(self, pipeline, step, timestep, tensors):
+        self._check_interrupted()
         return tensors
+
+    def _make_interruptible(self, network):
+        """One step on a large image takes seconds: ask before each layer, too."""
+        for layer in network.modules():
+            layer.register_forward_pre_hook(lambda *_: self._check_interrupted())
 
     def _done(self, item, pixels):
         self._succeed(pixels, item[1])

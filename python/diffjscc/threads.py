@@ -3,10 +3,16 @@
 
 import atexit
 import threading
+import time
 import weakref
+
+from gnuradio import gr
 
 #: Seconds that the process waits on exit for a thread that computes: what one step on a large image may take.
 EXIT_TIMEOUT = 60.0
+
+#: Seconds after which that wait is worth a line in the log.
+QUIET_EXIT = 0.5
 
 _running = weakref.WeakKeyDictionary()
 
@@ -28,5 +34,11 @@ def _end_threads():
     threads = [(thread, stop) for thread, stop in _running.items() if thread.is_alive()]
     for _, stop in threads:
         stop()
+    end = time.monotonic() + QUIET_EXIT
     for thread, _ in threads:
-        thread.join(EXIT_TIMEOUT)
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread, _ in threads):
+        gr.logger("diffjscc").info(f"the process ends when what is being computed is done, in at most {EXIT_TIMEOUT:.0f} s")
+    end = time.monotonic() + EXIT_TIMEOUT
+    for thread, _ in threads:
+        thread.join(max(0.0, end - time.monotonic()))

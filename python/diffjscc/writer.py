@@ -44,10 +44,10 @@ class ImageWriter:
 
     def _failed(self, item, error):
         self._counters.count("unwritten", reason="failed")
-        self._log.note("failed", f"{item[0]}.png not written: {one_line(error)}")
+        self._log.note("failed", f"{self._folder}/{item[0]}.png not written: {one_line(error)}")
 
     def _dropped(self, item, reason):
         self._counters.count("unwritten", reason=reason)
         # What stop gives up is told by the block, once for all images.
         if reason != "stopped":
-            self._log.note(reason, f"{item[0]}.png not written: the disk is behind and the queue is full")
+            self._log.note(reason, f"{self._folder}/{item[0]}.png not written: the disk is behind and the queue is full")

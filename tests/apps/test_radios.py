@@ -94,6 +94,23 @@ def test_images_cross_a_file_and_a_lost_burst_is_told_and_costs_little(images, t
     assert holed > 20 and min(whole) > 27
 
 
+def test_an_image_that_cannot_be_written_is_received_and_refined_once(images, tmp_path, capsys):
+    """A file lies where the folder should be. `--images` counts images, not what became of them."""
+    samples, folder = tmp_path / "samples.cf32", tmp_path / "file" / "received"
+    assert call("tx", images, "--radio", "file", "--file", samples) == 0
+    folder.parent.write_text("in the way")
+    capsys.readouterr()
+    options = ("--radio", "file", "--file", samples, "--out", folder, "--refine", "local", "--images")
+    assert call("rx", *options, 3) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("refined") for line in out) == 3
+    assert out[-1] == (
+        "images: received 3, decoded 3, truncated 0, dropped 0, published 6, written 0, unwritten 6 (failed 6), stray 0, late 0,"
+        " refined 3, unrefined 0"
+    )
+    assert call("rx", *options, 4) == 1
+
+
 def test_a_recording_replays_as_it_was_received(images, tmp_path, capsys):
     sent, recorded = tmp_path / "sent", tmp_path / "recorded"
     assert call("tx", images, "--radio", "sigmf", "--file", sent, "--frequency", "2.45G", "--sample-rate", "narrow") == 0

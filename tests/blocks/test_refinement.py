@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """jscc_sink with a refiner: the initial image at once, the refined one when it is ready."""
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 from blocks.flowgraphs import MessageSink
 from gnuradio import diffjscc, gr
 from refine.tiny import flow_refiner
@@ -74,6 +77,32 @@ def test_an_image_for_which_there_is_no_room_in_time_is_counted(refiner):
     assert refinement.counters() == {"refined": 0, "unrefined": 1}
     assert refinement.reasons() == {"unrefined": {"queue full": 1}}
     assert len(warned) == 1 and "image 1 not refined" in warned[0]
+
+
+def test_a_single_step_is_interrupted_between_layers(refiner):
+    """One step on a large image takes seconds, for which a process that ends need not wait."""
+    refined, held, reached, released = [], [], threading.Event(), threading.Event()
+    refinement = diffjscc.LocalRefinement(refiner)
+    refinement.attach(lambda pixels, metadata: refined.append(metadata["image_id"]), print, 4, "drop")
+    refinement.start()
+    refinement.submit(np.zeros((32, 32, 3), np.uint8), {"image_id": 0, "snr_db": 1.0}, 0.0)
+    assert refinement.wait_idle(30)
+    layers = [layer for layer in refinement._refiner.unet.modules() if isinstance(layer, torch.nn.Conv2d)]
+
+    def hold(*_):
+        reached.set()
+        assert released.wait(30)
+
+    layers[0].register_forward_hook(hold)
+    layers[-1].register_forward_hook(lambda *_: held.append("last layer"))
+    refinement.submit(np.zeros((32, 32, 3), np.uint8), {"image_id": 1, "snr_db": 1.0}, 0.0)
+    assert reached.wait(30)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "diffjscc-worker"]
+    refinement.stop(0.0)
+    assert refinement.counters() == {"refined": 1, "unrefined": 1}
+    released.set()
+    thread.join(30)
+    assert refined == [0] and held == [] and not thread.is_alive()
 
 
 def test_without_refinement_nothing_is_refined(images):
