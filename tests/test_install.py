@@ -95,10 +95,10 @@ with RefineClient(sys.argv[1]) as client:
             "refining needs diffusers, … 'diffjscc[refine]'",
         ),
         (["ray"], ["serve", "--workers", "ray"], "a pool of workers needs ray, … 'diffjscc[cluster]'"),
-        (["tqdm"], ["train", "codec", "--data", "{images}", "--out", "x"], "diffjscc train needs tqdm, … 'diffjscc[train]'"),
+        (["tqdm"], ["train", "codec-lite", "--data", "{images}", "--out", "x"], "diffjscc train needs tqdm, … 'diffjscc[train]'"),
         (
             ["diffusers"],
-            ["train", "vae", "--data", "{images}", "--out", "x"],
+            ["train", "vae-mini", "--data", "{images}", "--out", "x"],
             "diffjscc train needs diffusers, … 'diffjscc[train]'",
         ),
         (["yaml"], ["models", "import", "x"], "importing a checkpoint needs yaml, … 'diffjscc[refine]'"),

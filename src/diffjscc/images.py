@@ -10,7 +10,7 @@ import glob
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,14 +26,18 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", "
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(source: str | os.PathLike | IO[bytes], name: str = "") -> np.ndarray:
     """The image in a file as uint8 RGB (H, W, 3), upright as its EXIF orientation says.
+
+    source  path of the file, or the file opened in binary mode
+    name    what messages call it, where it is not a path
 
     Greyscale and palette images become RGB, transparency is laid over white, 16-bit greyscale is scaled to 8 bits.
     Raises ValueError where the file is not a whole image, or is too small or too large for a codec.
     """
+    path = name or source
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             # Before the pixels are decoded: a small file can declare an enormous image.
             check_image_size(*image.size)
             image.load()

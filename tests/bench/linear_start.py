@@ -18,7 +18,8 @@ from diffjscc.train.codec import CodecRecipe, CodecTrainer
 def short_run(data, steps):
     """Held-out PSNR, dB, by point after ``steps`` steps."""
     with tempfile.TemporaryDirectory() as folder, tqdm(total=steps, unit="step") as bar:
-        trainer = CodecTrainer(data, folder, {"architecture": "lite"}, CodecRecipe(steps=steps, ema=0.99), checkpoint_seconds=1e9)
+        recipe = CodecRecipe(steps=steps, batch=16, crop=128, ema=0.99)
+        trainer = CodecTrainer(recipe, [data], folder, checkpoint_seconds=1e9)
         trainer.run(lambda progress: bar.update())
         return trainer.scores
 

@@ -16,7 +16,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, "-m", "diffjscc.cli", *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("command", [(), ("simulate",), ("models",), ("evaluate",), ("train",), ("train", "codec")])
+@pytest.mark.parametrize("command", [(), ("simulate",), ("models",), ("evaluate",), ("train",), ("train", "codec-lite")])
 def test_every_command_explains_itself(command):
     done = run(*command, "--help")
     assert done.returncode == 0
@@ -75,8 +75,10 @@ def test_a_bad_image_among_good_ones_costs_only_itself(tmp_path, images, capsys)
         (("simulate", "absent.png"), "absent.png: no such file"),
         (("simulate", "x.png", "--codec", "absent"), "neither a known name"),
         (("evaluate", "absent/"), "no such file"),
-        (("train", "codec", "--data", "absent", "--out", "x"), "no such file"),
-        (("train", "codec", "--data", ".", "--out", "x", "--crop", "100"), "crop = 100"),
+        (("train", "codec-lite", "--data", "absent", "--out", "x"), "absent: no such folder"),
+        (("train", "codec-lite", "--data", ".", "crop=100", "--out", "x", "batch=2"), "crop = 100: must be a multiple of 16"),
+        (("train", "codec-lite", "--crop", "100"), "unrecognized arguments: --crop"),
+        (("simulate", "x.png", "--out", "x", "batch=2"), "unrecognized arguments: batch=2"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, message):

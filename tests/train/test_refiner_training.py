@@ -1,32 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Trainings of the small autoencoder, the small refiner and the control module: they learn, and go on after a stop."""
+"""Training the small autoencoder, the small refiner and the control module: they learn, and go on after a stop."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import photograph, small_codec, stop_at
 from refine.tiny import Authors
 
 from diffjscc.channel import transmit
-from diffjscc.cli import main
+from diffjscc.checkpoints import load_stable_diffusion
 from diffjscc.hub import load_refiner, save_codec
 from diffjscc.refine import convert
 from diffjscc.refine.loading import save_pipeline
 from diffjscc.train.control import ControlRecipe, ControlTrainer
 from diffjscc.train.critic import PatchCritic, critic_loss, generator_loss
+from diffjscc.train.draws import Draws
 from diffjscc.train.optimisers import short_memory, take_step
 from diffjscc.train.refiner import RefinerRecipe, RefinerTrainer, build_refiner, refine_in_one_step
 from diffjscc.train.texture import lattice_loss, spectrum_loss, texture_loss
 from diffjscc.train.vae import VaeRecipe, VaeTrainer
 
-VAE = {"channels": 8, "width": 32, "batch": 2, "crop": 64}
-REFINER = {"widths": (32, 32), "batch": 2, "crop": 64}
+VAE = {"channels": 8, "width": 32, "batch": 2, "crop": 64, "steps": 4}
+REFINER = {"widths": (32, 32), "batch": 2, "crop": 64, "steps": 4}
+
+
+def same_bits(one, other):
+    return all(torch.equal(other.state_dict()[name], value) for name, value in one.state_dict().items())
 
 
 @pytest.fixture(scope="module")
 def vae(images, tmp_path_factory):
     """A folder with a small autoencoder, trained for a moment; and its scores before and after."""
     out = tmp_path_factory.mktemp("vae")
-    trainer = VaeTrainer(images, out, VaeRecipe(steps=60, ema=0.9, **VAE))
+    trainer = VaeTrainer(VaeRecipe(**{**VAE, "steps": 60}, ema=0.9), [images], out)
     before = trainer.validate()
     return trainer.run(), before, trainer.scores
 
@@ -50,6 +59,17 @@ def test_latents_have_about_unit_deviation(vae, codec):
         assert 0.5 < pipeline.encode(photograph(128, 128)[None]).std() < 2
 
 
+def test_the_autoencoder_goes_on_after_a_stop_bit_for_bit(images, tmp_path):
+    recipe = VaeRecipe(**{**VAE, "steps": 6})
+    whole = VaeTrainer(recipe, [images], tmp_path / "whole")
+    whole.run()
+    stop_at(VaeTrainer(recipe, [images], tmp_path / "broken"), 4)
+    second = VaeTrainer(recipe, [images], tmp_path / "broken")
+    assert second.step == 4
+    second.run()
+    assert same_bits(whole.vae, second.vae) and whole.scores == second.scores
+
+
 def test_a_new_refiner_gives_the_autoencoders_image(vae, codec):
     """Its velocity is zero, so that all it adds is the noise that it starts with."""
     pipeline = build_refiner(RefinerRecipe(vae=str(vae[0]), codec=codec, start_noise=0.0, **REFINER))
@@ -61,25 +81,26 @@ def test_a_new_refiner_gives_the_autoencoders_image(vae, codec):
 
 def test_training_computes_what_the_pipeline_does(vae, codec):
     pipeline = build_refiner(RefinerRecipe(vae=str(vae[0]), codec=codec, **REFINER))
+    draws = Draws(0, [0])
+    draws.each = [torch.Generator().manual_seed(1)]
     with torch.no_grad():
         for parameter in pipeline.unet.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
         initial = photograph(64, 96)[None]
-        trained = refine_in_one_step(pipeline, initial, torch.tensor([3.0]), torch.Generator().manual_seed(1))
+        trained = refine_in_one_step(pipeline, initial, torch.tensor([3.0]), draws)
     called = pipeline(initial, 3.0, strength=1.0, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(trained.clamp(0, 1), called, atol=1e-5, rtol=0)
 
 
 def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, codec, images, tmp_path):
-    recipe = RefinerRecipe(vae=str(vae[0]), codec=codec, steps=8, **REFINER)
-    whole = RefinerTrainer(images, tmp_path / "whole", recipe)
+    recipe = RefinerRecipe(vae=str(vae[0]), codec=codec, **{**REFINER, "steps": 8})
+    whole = RefinerTrainer(recipe, [images], tmp_path / "whole")
     whole.run()
-    stop_at(RefinerTrainer(images, tmp_path / "broken", recipe), 6)
-    second = RefinerTrainer(images, tmp_path / "broken", recipe)
+    stop_at(RefinerTrainer(recipe, [images], tmp_path / "broken"), 6)
+    second = RefinerTrainer(recipe, [images], tmp_path / "broken")
     assert second.step == 6
     second.run()
-    for name, value in whole.generator.state_dict().items():
-        torch.testing.assert_close(second.generator.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+    assert same_bits(whole.generator, second.generator) and whole.scores == second.scores
     assert set(second.scores) == {"PSNR initial", "refined", "detail initial", "refined detail"}
     exported = load_refiner(tmp_path / "broken" / "model", dtype=torch.float32)
     assert exported(photograph(64, 64), 1.0).shape == (3, 64, 64)
@@ -88,30 +109,21 @@ def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, code
 
 
 def test_training_can_begin_with_the_bundled_refiner(codec, images, tmp_path):
-    recipe = RefinerRecipe(vae="", codec=codec, steps=1, start_from="mini", batch=1, crop=64)
-    trainer = RefinerTrainer(images, tmp_path, recipe)
+    recipe = RefinerRecipe(codec=codec, steps=1, start_from="mini", batch=1, crop=64)
+    trainer = RefinerTrainer(recipe, [images], tmp_path)
     before = trainer.pipeline.unet.conv_in.weight.detach().clone()
     trainer.run()
     assert not torch.equal(trainer.pipeline.unet.conv_in.weight, before)
 
 
-def test_a_few_steps_of_l1_bring_the_image_nearer(vae, codec, images, tmp_path):
-    recipe = RefinerRecipe(
-        vae=str(vae[0]),
-        codec=codec,
-        steps=60,
-        texture=0.0,
-        spectrum=0.0,
-        lr=1e-2,
-        muon_lr=0.05,
-        ema=0.9,
-        start_noise=0.5,
-        **REFINER,
-    )
-    trainer = RefinerTrainer(images, tmp_path, recipe)
+def test_a_few_steps_of_l1_bring_the_image_nearer(vae, images, tmp_path):
+    quick = {"steps": 40, "lr": 3e-3, "ema": 0.9, "start_noise": 0.5}
+    recipe = RefinerRecipe(vae=str(vae[0]), codec="lite", texture=0.0, spectrum=0.0, **{**REFINER, **quick})
+    trainer = RefinerTrainer(recipe, [images], tmp_path)
     before = trainer.validate()
     trainer.run()
-    assert trainer.scores["refined"] > before["refined"] + 0.2
+    # With three seeds it was 1.6 to 3.4 dB.
+    assert trainer.scores["refined"] > before["refined"] + 0.8
 
 
 def noise(seed, deviation=0.1):
@@ -168,9 +180,13 @@ def stable_diffusion(tmp_path):
     return {"stable_diffusion": str(tmp_path / "sd.ckpt"), "config": str(tmp_path / "sd.yaml")}
 
 
+def control_recipe(stable_diffusion, codec, **values):
+    return ControlRecipe(**{**stable_diffusion, "codec": codec, "steps": 6, "batch": 2, "crop": 32, "lr": 1e-3, **values})
+
+
 def test_the_control_module_learns_and_the_rest_stays_frozen(stable_diffusion, codec, images, tmp_path):
-    recipe = ControlRecipe(**stable_diffusion, codec=codec, steps=6, batch=2, crop=32, lr=1e-3)
-    trainer = ControlTrainer(images, tmp_path / "run", recipe)
+    recipe = control_recipe(stable_diffusion, codec)
+    trainer = ControlTrainer(recipe, [images], tmp_path / "run")
     frozen = {name: value.clone() for name, value in trainer.pipeline.unet.state_dict().items()}
     before = trainer.validate()["held-out loss"]
     model = trainer.run()
@@ -182,20 +198,78 @@ def test_the_control_module_learns_and_the_rest_stays_frozen(stable_diffusion, c
     symbols = small.encode(photograph(64, 64), 3.0)
     initial = small.decode(transmit(symbols, 3.0), symbols.header)
     assert refiner(initial, 3.0, steps=2).shape == (3, 64, 64)
-    again = ControlTrainer(images, tmp_path / "run", recipe)
+    again = ControlTrainer(recipe, [images], tmp_path / "run")
     assert again.step == 6
 
 
-def test_the_commands_train_all_of_it(stable_diffusion, codec, images, tmp_path, capsys):
-    common = ["--data", str(images), "--steps", "1", "--batch", "1", "--crop", "64"]
-    assert main(["train", "vae", *common, "--out", str(tmp_path / "vae"), "--channels", "8", "--width", "8"]) == 0
-    refiner = ["--vae", str(tmp_path / "vae" / "model"), "--codec", codec]
-    assert main(["train", "refiner", *common, "--out", str(tmp_path / "mini"), *refiner]) == 0
-    paths = [f"--{name.replace('_', '-')}={path}" for name, path in stable_diffusion.items()]
-    assert main(["train", "control", *common, "--out", str(tmp_path / "control"), "--codec", codec, *paths]) == 0
-    assert capsys.readouterr().out.count("model written to") == 3
-    assert main(["train", "refiner", *common, "--out", str(tmp_path / "x"), "--vae", "absent", "--codec", codec]) == 2
-    assert capsys.readouterr().err.strip().count("\n") == 0
+def test_the_control_module_goes_on_after_a_stop_bit_for_bit(stable_diffusion, codec, images, tmp_path):
+    recipe = control_recipe(stable_diffusion, codec, steps=4)
+    whole = ControlTrainer(recipe, [images], tmp_path / "whole")
+    whole.run()
+    stop_at(ControlTrainer(recipe, [images], tmp_path / "broken"), 2)
+    second = ControlTrainer(recipe, [images], tmp_path / "broken")
+    assert second.step == 2
+    second.run()
+    assert same_bits(whole.control, second.control) and whole.scores == second.scores
+
+
+def and_what_it_keeps(compute):
+    """A result, and how many numbers are kept for its gradient."""
+    saved = []
+
+    def keep(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        return compute(), sum(saved)
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_gradients(stable_diffusion, codec, images, tmp_path):
+    gradients, values_kept = [], []
+    for checkpointing in (False, True):
+        recipe = control_recipe(stable_diffusion, codec, precision="no", gradient_checkpointing=checkpointing)
+        trainer = ControlTrainer(recipe, [images], tmp_path)
+        for parameter in trainer.control.parameters():
+            # Its last convolutions begin at zero, and would pass no gradient on.
+            torch.nn.init.constant_(parameter, 0.01) if not parameter.any() else None
+        loss, kept = and_what_it_keeps(lambda trainer=trainer: trainer.loss(*trainer.crops(range(2)), Draws(0, range(2)), 1.0))
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in trainer.control.parameters()])
+        values_kept.append(kept)
+    for plain, checkpointed in zip(*gradients):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-4)
+    assert values_kept[1] < 0.5 * values_kept[0]
+
+
+@pytest.mark.parametrize("kind", ["single file", "folder"])
+def test_stable_diffusion_in_half_precision_trains_in_float32(kind, stable_diffusion, codec, images, tmp_path):
+    source = Path(stable_diffusion["stable_diffusion"])
+    if kind == "single file":
+        state = torch.load(source, weights_only=True)["state_dict"]
+        half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        torch.save({"state_dict": half}, source)
+    else:
+        pipeline = load_stable_diffusion(source, stable_diffusion["config"])
+        source = tmp_path / "folder"
+        for part in ("unet", "vae", "text_encoder", "scheduler"):
+            network = getattr(pipeline, part)
+            (network if part == "scheduler" else network.half()).save_pretrained(source / part)
+        write_tokenizer(source / "tokenizer")
+    given = {"stable_diffusion": str(source), "config": stable_diffusion["config"] if kind == "single file" else ""}
+    trainer = ControlTrainer(control_recipe(given, codec, steps=2), [images], tmp_path / "run")
+    trainer.run()
+    for network in (trainer.pipeline.unet, trainer.pipeline.vae, trainer.pipeline.text_encoder, trainer.control):
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def write_tokenizer(folder):
+    """The smallest tokenizer that transformers takes for CLIP's."""
+    folder.mkdir(parents=True)
+    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>", "ab</w>", "a", "b"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 8}))
 
 
 def test_half_precision_is_what_is_written(vae, codec, tmp_path):
@@ -209,18 +283,17 @@ def test_half_precision_is_what_is_written(vae, codec, tmp_path):
 
 def test_an_adversarial_stage_goes_on_from_the_first_and_after_a_stop(codec, images, tmp_path):
     recipe = RefinerRecipe(codec=codec, steps=4, start_from="mini", adversarial=0.01, lr=2e-4, batch=1, crop=64)
-    whole = RefinerTrainer(images, tmp_path / "whole", recipe)
-    critic = {name: value.clone() for name, value in whole.critic.state_dict().items()}
+    whole = RefinerTrainer(recipe, [images], tmp_path / "whole")
+    critic = {name: value.clone() for name, value in whole.adversary.critic.state_dict().items()}
     whole.run()
     assert not torch.equal(
-        whole.critic.heads[0].parametrizations.weight.original, critic["heads.0.parametrizations.weight.original"]
+        whole.adversary.critic.heads[0].parametrizations.weight.original, critic["heads.0.parametrizations.weight.original"]
     )
-    stop_at(RefinerTrainer(images, tmp_path / "broken", recipe), 2)
-    second = RefinerTrainer(images, tmp_path / "broken", recipe)
+    stop_at(RefinerTrainer(recipe, [images], tmp_path / "broken"), 2)
+    second = RefinerTrainer(recipe, [images], tmp_path / "broken")
     assert second.step == 2
     second.run()
-    for name, value in whole.critic.state_dict().items():
-        torch.testing.assert_close(second.critic.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+    assert same_bits(whole.adversary.critic, second.adversary.critic) and same_bits(whole.generator, second.generator)
 
 
 def test_the_critic_learns_to_tell_photographs_from_blur():
@@ -232,15 +305,19 @@ def test_the_critic_learns_to_tell_photographs_from_blur():
     before = critic_loss(critic(real), critic(blurred)).item()
     for _ in range(30):
         loss = critic_loss(critic(real), critic(blurred))
-        critic.zero_grad()
         loss.backward()
-        take_step([optimiser], critic, 1.0)
+        take_step(Accelerator(cpu=True), [optimiser], critic, 1.0)
     assert before == pytest.approx(0.69, abs=0.05)
     assert loss.item() < 0.6 * before
     assert generator_loss(critic(real), critic(blurred)).item() > before
     assert [logits.shape[-1] for logits in critic(real)] == [64, 32, 16]
 
 
-def test_a_refiner_without_an_autoencoder_is_refused():
-    with pytest.raises(ValueError, match="vae = '': no autoencoder there"):
-        build_refiner(RefinerRecipe())
+def test_a_refiner_without_an_autoencoder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="vae = '': must be the model folder of a run of vae-mini"):
+        RefinerRecipe(**REFINER)
+    with pytest.raises(ValueError, match="vae = 'absent': no autoencoder there"):
+        build_refiner(RefinerRecipe(vae="absent", **REFINER))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be loaded as an AutoencoderTiny"):
+        build_refiner(RefinerRecipe(vae=str(tmp_path), **REFINER))

@@ -26,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (simulate, models, evaluate, train, data, serve):
         module.add_command(commands)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes positional arguments in one run only; changes to a recipe may stand anywhere.
+    if rest and hasattr(arguments, "changes") and all("=" in text and not text.startswith("-") for text in rest):
+        arguments.changes += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return arguments.run(arguments) or 0
     except ValueError as error:

@@ -1,134 +1,100 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`diffjscc train`: train a codec, a small autoencoder, a small refiner, or the control module of a large one."""
+"""`diffjscc train`: train what a recipe describes."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import extra
+from . import options
 
 if TYPE_CHECKING:
+    from ..train.recipes import Recipe
     from ..train.run import Progress
-
-#: Options that recipes share, by their field: (type, metavar, help).
-FIELDS = {
-    "steps": (int, "N", "optimiser steps"),
-    "batch": (int, "N", "crops a step"),
-    "crop": (int, "PIXELS", "side of a crop"),
-    "lr": (float, "X", "peak learning rate of AdamW"),
-    "muon_lr": (float, "X", "peak learning rate of Muon"),
-    "decay": (float, "SHARE", "share of the steps over which the learning rates fall to zero"),
-    "ema": (float, "X", "decay of the average of the weights that is exported"),
-    "seed": (int, "N", "of weights, crops and noise"),
-    "start_from": (str, "MODEL", "name or folder of the model to begin with, to fine-tune it"),
-    "codec": (str, "MODEL", "name or folder of the frozen codec"),
-    "vae": (str, "DIR", "folder of the trained autoencoder"),
-    "channels": (int, "N", "channels of the latent"),
-    "width": (int, "N", "channels of every convolution"),
-    "start_noise": (float, "X", "deviation of the noise that a refinement starts with, in units of the latent's"),
-    "texture": (float, "X", "weight of the loss on the distribution of patches"),
-    "spectrum": (float, "X", "weight of the loss on local spectra"),
-    "adversarial": (float, "X", "weight of the adversarial loss; 0: none"),
-    "coarse": (float, "X", "weight of L1 at a quarter of the resolution"),
-    "stable_diffusion": (str, "PATH", "Stable Diffusion 2.1-base: a diffusers folder, or a single file"),
-    "config": (str, "YAML", "configuration of a single file that is not Stable Diffusion 2.1-base"),
-    "captioner": (str, "MODEL", "BLIP-2 that captions the initial reconstructions; none: no text"),
-    "precision": (str, "P", "no, bf16 or fp16: mixed precision"),
-}
-
-#: Recipe by what is trained: module, recipe, trainer, fields on the command line, description, example.
-WHAT = {
-    "codec": (
-        "codec",
-        "CodecRecipe",
-        "CodecTrainer",
-        ("steps", "batch", "crop", "lr", "muon_lr", "decay", "seed", "start_from"),
-        "a JSCC autoencoder",
-        "diffjscc train codec --data photographs/ --out runs/lite --steps 20000",
-    ),
-    "vae": (
-        "vae",
-        "VaeRecipe",
-        "VaeTrainer",
-        ("channels", "width", "steps", "batch", "crop", "lr", "muon_lr", "decay", "ema", "seed"),
-        "the small autoencoder in whose latent space a small refiner works",
-        "diffjscc train vae --data photographs/ --out runs/vae",
-    ),
-    "refiner": (
-        "refiner",
-        "RefinerRecipe",
-        "RefinerTrainer",
-        ("vae", "codec", "start_noise", "texture", "spectrum", "coarse", "adversarial")
-        + ("steps", "batch", "crop", "lr", "muon_lr", "decay", "ema", "seed", "start_from"),
-        "a small one-step refiner",
-        "diffjscc train refiner --data photographs/ --vae runs/vae/model --out runs/mini",
-    ),
-    "control": (
-        "control",
-        "ControlRecipe",
-        "ControlTrainer",
-        ("stable_diffusion", "config", "codec", "captioner", "precision", "steps", "batch", "crop", "lr", "seed"),
-        "the control module of DiffJSCC on a frozen Stable Diffusion",
-        "diffjscc train control --data photographs/ --stable-diffusion sd21-base/ --codec lite --out runs/control --device cuda",
-    ),
-}
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("train", help="train a model", description="Trains a model.")
-    recipes = parser.add_subparsers(title="what to train", metavar="WHAT", required=True)
-    for name, (_, _, _, fields, what, example) in WHAT.items():
-        sub = recipes.add_parser(
-            name,
-            help=what,
-            description=f"Trains {what}. It may be killed at any time: started again with the same options, it resumes from its"
-            " last checkpoint, about a minute old. Another --steps then makes the run longer or shorter.",
-            epilog=f"example: {example}",
-            argument_default=argparse.SUPPRESS,
-        )
-        sub.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of images; every 40th is held out")
-        sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run: checkpoint, recipe, model")
-        for field in fields:
-            kind, metavar, text = FIELDS[field]
-            required = field == "stable_diffusion"
-            sub.add_argument(f"--{field.replace('_', '-')}", type=kind, metavar=metavar, help=text, required=required)
-        if name in ("codec", "refiner"):
-            sub.add_argument("--rates", nargs="+", metavar="R", help="rates to draw from; a repeated one comes more often")
-            sub.add_argument("--snr-range", nargs=2, type=float, metavar="DB", dest="snr_range_db", help="SNRs to draw from")
-        if name == "codec":
-            sub.add_argument("--architecture", default="lite", help="lite, resnet or swin")
-            sub.add_argument(
-                "--options", type=json.loads, default={}, metavar="JSON", help='of the architecture, such as {"rate": "1/64"}'
-            )
-        sub.add_argument("--checkpoint-seconds", type=float, metavar="S", help="time between checkpoints")
-        sub.add_argument("--device", default="cpu", help="where to compute")
-        sub.set_defaults(run=run, what=name)
+    parser = commands.add_parser(
+        "train",
+        help="train a codec, a refiner or its parts",
+        description="Trains what a recipe describes. Stopped or killed at any time and started again with the same arguments, it"
+        " goes on from its last checkpoint, at most about a minute old; another steps=N then prolongs the run, or ends it early."
+        " `accelerate launch -m diffjscc.cli train …` runs it on several GPUs or hosts.",
+        epilog="example: diffjscc train codec-lite --data photographs/ --out runs/lite steps=20000 channel.clip_db=4",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="name, or YAML file; without one the names are listed")
+    parser.add_argument(
+        "changes", metavar="KEY=VALUE", nargs="*", help="changes to the recipe, such as batch=4 or channel.clip_db=4"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of images or shards, repeated for more of them; every 40th image is held out",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run: checkpoint, recipe, model")
+    parser.add_argument("--device", default="", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=options.number(0, 86400),
+        default=60.0,
+        metavar="S",
+        help="time between checkpoints (default: %(default)s)",
+    )
+    parser.add_argument("--tracker", default="", metavar="T", help="tensorboard, or another that Accelerate knows (default: none)")
+    parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    from importlib import import_module
+def run(arguments: argparse.Namespace) -> int:
+    with extra("train", "diffjscc train"):
+        from ..train.recipes import load_recipe, recipe_names, recipe_summary
 
-    module, recipe_name, trainer_name, _, _, _ = WHAT[arguments.what]
+    if arguments.recipe is None:
+        for name in recipe_names():
+            print(f"{name:20}{recipe_summary(name)}")
+        return 0
+    with extra("train", "diffjscc train"):
+        # The module of the recipe's kind may need more.
+        recipe = load_recipe(arguments.recipe, arguments.changes)
+    if arguments.data is None or arguments.out is None:
+        raise ValueError("train needs --data and --out: the folders of the images and of the run")
+    return _train(recipe, arguments)
+
+
+def _train(recipe: Recipe, arguments: argparse.Namespace) -> int:
+    import signal
+
     with extra("train", "diffjscc train"):
         from tqdm import tqdm
 
-        trainers = import_module(f"..train.{module}", __package__)
-    given = vars(arguments)
-    recipe_class = getattr(trainers, recipe_name)
-    recipe = recipe_class(**{name: value for name, value in given.items() if name in recipe_class.__dataclass_fields__})
-    options = {name: given[name] for name in ("checkpoint_seconds",) if name in given}
-    if arguments.what == "codec":
-        options["architecture"] = {"architecture": arguments.architecture, **arguments.options}
-    trainer = getattr(trainers, trainer_name)(arguments.data, arguments.out, recipe=recipe, device=arguments.device, **options)
-    with tqdm(total=recipe.steps, initial=trainer.step, unit="step", desc=arguments.what, dynamic_ncols=True) as bar:
+        from ..train import trainer_of
+
+        trainer = trainer_of(recipe)
+    training = trainer(recipe, arguments.data, arguments.out, arguments.device, arguments.checkpoint_seconds, arguments.tracker)
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        training.stop()
+        # The second one ends it at once, without a last checkpoint.
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    silent = not training.accelerator.is_main_process
+    with tqdm(total=recipe.steps, initial=training.step, unit="step", desc=recipe.kind, dynamic_ncols=True, disable=silent) as bar:
 
         def show(progress: Progress) -> None:
             bar.update()
             scores = "  ".join(f"{name} {value:.2f}" for name, value in progress.scores.items())
             bar.set_postfix_str(f"loss {progress.loss:.3f}  {scores}", refresh=False)
 
-        model = trainer.run(show)
-    print(f"model written to {model}")
+        model = training.run(show)
+    complete = training.step >= recipe.steps
+    if not silent:
+        print(f"{'' if complete else f'stopped at step {training.step} of {recipe.steps}, '}model written to {model}")
+    # As a shell counts a command that a signal ended, so that a script does not go on with half a training.
+    return 0 if complete else 128 + received[0]

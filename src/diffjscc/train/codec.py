@@ -1,204 +1,267 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Training a codec: a plain loop that can be killed at any time and goes on from its last minute.
+"""Training a codec: through a channel, for many rates and SNRs at once, or as the paper does for one rate.
 
-The loss is the mean of log(MSE + ε) over images, so that a decibel counts the same at every rate and SNR; a plain mean
-of MSE is ruled by the noisiest images. Matrices and convolutions of the residual stages are trained by Muon (Jordan et
-al., 2024; torch.optim.Muon), everything else by AdamW.
+    image ─► encoder ─► mean |y|² = 1 ─► channel at γ ─► decoder ─► loss
+                                                            └─► critic, where the recipe has one (DeepJSCC-adv)
+
+γ, the rate, fades and losses are drawn anew for each image.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import inspect
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..codec import Codec, LiteCodec, build_codec
-from ..codec.codec import ChannelState, normalise_power
+from ..codec import ARCHITECTURES, Codec, LiteCodec, build_codec
+from ..errors import one_line
 from ..hub import load_codec, save_codec
 from ..metrics import psnr
-from ..snr import noise_variance
 from ..symbols import BLOCK, rate_channels
-from .images import RandomCrops, split
-from .optimisers import build_optimisers, take_step
-from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
+from .average import RunningAverage
+from .channels import ChannelRecipe
+from .codec_path import CodecPath, draw_conditions, receive
+from .critic import Adversary
+from .dataset import read_held_out
+from .difficulty import Difficulty
+from .draws import Draws
+from .fields import unknown_key
+from .grids import stacked
+from .optimisers import KINDS, SCHEDULES, build_optimisers
+from .recipes import Recipe
+from .run import Run
+
+#: Losses by name. All are means over images of a function of the mean squared error (MSE).
+LOSSES = ("mse", "log-mse", "relative")
 
 #: Added to the MSE inside the logarithm: images better than about 35 dB are not polished further.
 LOSS_FLOOR = 3e-4
 
+#: Added to an image's expected MSE, and the most that one crop may count, in the relative loss.
+RELATIVE_FLOOR, RELATIVE_LIMIT = 1e-4, 8.0
+
 #: Where held-out images are measured: which of the codec's rates, and the SNR in dB.
 VALIDATION_POINTS = ((0, 1.0), (-1, 1.0), (-1, 13.0))
 
-#: Held-out images measured at each checkpoint.
-VALIDATION_IMAGES = 12
+#: Held-out images measured, those shown to trackers, and pixels a side of these.
+VALIDATION_IMAGES, SHOWN, SHOWN_SIDE = 12, 4, 256
 
 
-@dataclass(frozen=True)
-class CodecRecipe:
-    """Everything that decides what a training run computes.
+@dataclass(frozen=True, kw_only=True)
+class CodecRecipe(Recipe):
+    """What a codec's training computes.
 
-    steps     optimiser steps in all
-    batch     crops a step
-    crop      side of a crop, pixels, a multiple of 16
-    lr        AdamW's peak learning rate
-    muon_lr   Muon's peak learning rate
-    decay     share of the steps, at the end, over which the learning rates fall linearly to zero
-    rates     rates to draw from, the same one several times to draw it more often; none: every rate that the codec has
+    architecture  of the codec: {architecture: lite | resnet | swin, and its options}
+    start_from    name or folder of the codec whose weights to begin with; "" for new ones. It may have fewer blocks: the
+                  others begin as identities
+    loss          "mse" (the paper's); "log-mse": mean of log(MSE + ε) over crops, so that a decibel counts the same at every
+                  rate and SNR; "relative": MSE of a crop over that of its whole image as ``start_from`` has it, which
+                  makes the mean PSNR of whole images rise fastest
+    optimiser     "adam" (the paper's), or "muon" (Muon for wide convolutions, AdamW for the rest)
+    lr, muon_lr   peak learning rates of Adam or AdamW, and of Muon
+    schedule      "cosine", or "linear": a plateau and a linear fall
+    decay         share of the steps, at the end, over which learning rates fall to zero
+    warm_up       steps over which they rise
+    rates         rates to draw from, the same one several times to draw it more often; none: every rate that the codec has
     snr_range_db  SNRs to draw from, dB; none: the codec's range
-    uneven    share of the images whose symbols meet unequal noise: erasures or fading
-    mismatch  share of the images whose encoder assumed another SNR than the channel's
-    ema       decay of the running average of the weights that is exported
-    seed      of weights, crops, rates, SNRs and noise
-    start_from  name or folder of the codec whose weights to begin with; "" for new ones
+    channel       between encoder and decoder: see `channels.ChannelRecipe`
+    adversarial   weight α of a patch critic's opinion (DeepJSCC-adv); 0 for none
+    critic_lr     peak learning rate of the critic
+    ema           decay of the running average of the weights that is exported; 0: the last weights
     """
 
-    steps: int = 20_000
-    batch: int = 16
-    crop: int = 128
+    kind = "codec"
+    nested = {"channel": ChannelRecipe}
+
+    architecture: dict = field(default_factory=lambda: {"architecture": "lite"})
+    start_from: str = ""
+    loss: str = "log-mse"
+    optimiser: str = "muon"
     lr: float = 1e-3
     muon_lr: float = 0.01
+    schedule: str = "linear"
     decay: float = 0.4
+    warm_up: int = 100
     rates: list[str] = field(default_factory=list)
     snr_range_db: list[float] = field(default_factory=list)
-    uneven: float = 0.15
-    mismatch: float = 0.15
+    channel: ChannelRecipe = field(default_factory=ChannelRecipe)
+    adversarial: float = 0.0
+    critic_lr: float = 4e-4
     ema: float = 0.999
-    seed: int = 0
-    start_from: str = ""
 
     def __post_init__(self):
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps = {self.steps}, batch = {self.batch}: both must be at least 1")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"decay = {self.decay}: must be above 0 and at most 1")
-        if self.crop < 2 * BLOCK or self.crop % BLOCK:
-            raise ValueError(f"crop = {self.crop}: must be a multiple of {BLOCK}, at least {2 * BLOCK}")
+        super().__post_init__()
+        check_architecture(self.architecture)
+        self.check("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
+        self.check("loss", self.loss != "relative" or bool(self.start_from), "another one without start_from")
+        self.check("optimiser", self.optimiser in KINDS, f"one of {', '.join(KINDS)}")
+        self.check("precision", self.precision != "fp16" or self.optimiser == "adam", "bf16 or no with optimiser = muon")
+        self.check("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        self.check_above_zero("lr", "muon_lr", "critic_lr")
+        for name in ("warm_up", "adversarial"):
+            self.check(name, getattr(self, name) >= 0, "at least 0")
+        self.check_share("decay")
+        self.check_average()
+        self.check_snr_range()
 
 
-def draw_conditions(codec: Codec, recipe: CodecRecipe, random: torch.Generator) -> tuple[Tensor, ChannelState]:
-    """Channels to send (N,) and the channel's state, at random."""
-    low, high = recipe.snr_range_db or codec.snr_range_db
-    count = recipe.batch
-    snr_db = torch.empty(count).uniform_(low, high, generator=random)
-    assumed = torch.empty(count).uniform_(low, high, generator=random)
-    mistaken = torch.rand(count, generator=random) < recipe.mismatch
-    table = torch.tensor([rate_channels(codec.check_rate(rate)) for rate in recipe.rates or codec.rates])
-    channels = table[torch.randint(len(table), (count,), generator=random)]
-    return channels, ChannelState.awgn(snr_db, torch.where(mistaken, assumed, snr_db))
+def check_architecture(options: dict[str, Any]) -> None:
+    """Raises ValueError for an architecture, or an option of it, that does not exist."""
+    name = options.get("architecture")
+    if name not in ARCHITECTURES:
+        raise ValueError(f"architecture.architecture = {name!r}: must be one of {', '.join(ARCHITECTURES)}")
+    known = ["architecture", *list(inspect.signature(ARCHITECTURES[name].__init__).parameters)[1:]]
+    for key in options:
+        if key not in known:
+            raise unknown_key(f"architecture.{key}", [f"architecture.{k}" for k in known])
 
 
-def draw_noise_variance(state: ChannelState, like: Tensor, recipe: CodecRecipe, random: torch.Generator) -> Tensor:
-    """σ² for every latent value: equal, or for some images faded (σ²/|h|², h ~ CN(0,1)) or with up to 0.3 erased (+inf)."""
-    count = len(like)
-    variance = noise_variance(state.snr_db)[:, None, None, None].expand(like.shape)
-    kind = torch.rand(count, generator=random)[:, None, None, None]
-    faded = variance / torch.empty(like.shape).exponential_(generator=random)
-    lost = torch.rand(like.shape, generator=random) < 0.3 * torch.rand(count, generator=random)[:, None, None, None]
-    variance = torch.where(kind < recipe.uneven / 2, faded, variance)
-    return torch.where((kind > 1 - recipe.uneven / 2) & lost, torch.inf, variance)
-
-
-def reconstruct(
-    codec: Codec, images: Tensor, channels: Tensor, state: ChannelState, recipe: CodecRecipe, random: torch.Generator
-) -> Tensor:
-    """Images through encoder, noise and decoder, differentiably. images (N,3,H,W) → (N,3,H,W)."""
-    device = images.device
-    assumed = ChannelState.awgn(state.tx_snr_db.to(device))
-    latent = normalise_power(codec.analyse(images, assumed, channels.to(device)).float(), channels.to(device))
-    variance = draw_noise_variance(state, latent, recipe, random).to(device)
-    noise = torch.randn(latent.shape, generator=random).to(device)
-    sent = (torch.arange(latent.shape[1], device=device)[None] < channels.to(device)[:, None])[..., None, None]
-    lost = torch.isinf(variance) | ~sent
-    received = torch.where(lost, 0, latent + noise * (variance.where(~lost, 0) / 2).sqrt())
-    reliability = torch.where(lost, 0, 1 / (1 + variance))
-    met = ChannelState.awgn(state.snr_db.to(device), state.tx_snr_db.to(device))
-    return codec.synthesise(received, reliability, met, channels.to(device)).float()
+def build_architecture(options: dict[str, Any]) -> Codec:
+    """An untrained codec. Raises ValueError for options of the wrong type or size."""
+    try:
+        return build_codec(options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Values of a wrong type or size meet the layers of the network, which raise what they like.
+        raise ValueError(f"architecture = {options}: {one_line(error)}") from None
 
 
 class CodecTrainer(Run):
-    """Trains a codec; see `Run` for the folder that it keeps."""
+    """Trains a codec; see `Run`."""
 
-    def __init__(
-        self,
-        data: str | Path,
-        out: str | Path,
-        architecture: dict,
-        recipe: CodecRecipe,
-        device: str = "cpu",
-        checkpoint_seconds: float = 50.0,
-    ):
-        """Raises ValueError where ``data`` has no images, or ``out`` holds a run of another architecture or recipe."""
-        super().__init__(out, {"architecture": architecture, **asdict(recipe)}, recipe.steps, checkpoint_seconds)
-        self.recipe, self.device, self.architecture = recipe, torch.device(device), architecture
-        training, held_out = split(data)
-        self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
-        torch.manual_seed(recipe.seed)
-        self.codec: Codec = build_codec(architecture).to(self.device)
-        if recipe.start_from and not self.resuming:
-            self.codec.load_state_dict(load_codec(recipe.start_from, device, torch.float32).state_dict())
-        elif not self.resuming and isinstance(self.codec, LiteCodec):
-            self.codec.start_from_principal_components(_sample_blocks(self.crops).to(self.device))
+    def build(self) -> None:
+        recipe: CodecRecipe = self.recipe
+        self.codec = build_architecture(recipe.architecture)
+        # A wrong rate is refused now, and not with the first step; Sionna is looked for.
+        draw_conditions(self.codec, recipe.channel, Draws(0, [0]), recipe.rates, recipe.snr_range_db)
+        recipe.channel.multipath()
+        self.held_out_images = read_held_out(self.held_out, VALIDATION_IMAGES, self.unreadable)
+        self.difficulty = None
+        if recipe.loss == "relative":
+            self.difficulty = Difficulty(load_codec(recipe.start_from, self.device, torch.float32), self.training)
+        if not self.resuming:
+            self._begin()
+        self.codec.to(self.device)
         self.average = RunningAverage(self.codec, recipe.ema)
         # AdamW moves every weight by about its learning rate, whatever the weight's size: filters over 768 inputs, whose
-        # weights are small, would be shaken by several per cent a step, and the high-SNR end with them.
-        filters = {
+        # weights are small, would change by several per cent a step, and images at high SNR with them.
+        slow = {
             module.weight
             for module in self.codec.modules()
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.stride[0] == BLOCK
         }
-        self.optimisers = build_optimisers(self.codec, recipe.lr, recipe.muon_lr, narrowest=64, slow=filters)
-        self.resume()
+        optimisers = build_optimisers(self.codec, recipe.optimiser, recipe.lr, recipe.muon_lr, narrowest=64, slow=slow)
+        self.optimisers = [self.accelerator.prepare(optimiser) for optimiser in optimisers]
+        self.network = self.accelerator.prepare(CodecPath(self.codec, recipe.compile))
+        self.adversary = Adversary(self.accelerator, recipe.critic_lr) if recipe.adversarial else None
 
-    def parts(self):
-        optimisers = {f"optimiser{i}": optimiser for i, optimiser in enumerate(self.optimisers)}
-        return {"codec": self.codec, "average": self.average, **optimisers}
+    def _begin(self) -> None:
+        if self.recipe.start_from:
+            grow_into(self.codec, load_codec(self.recipe.start_from, "cpu", torch.float32))
+        elif isinstance(self.codec, LiteCodec):
+            self.codec.start_from_principal_components(self._sample_blocks())
 
-    def train_step(self) -> float:
+    def _sample_blocks(self, count: int = 1024) -> Tensor:
+        """Random 16×16 blocks of the training images, (M, 768) in [−0.5, 0.5]."""
+        images, _ = self.crops(range(count))
+        return nn.functional.unfold(images - 0.5, BLOCK, stride=BLOCK).transpose(1, 2).reshape(-1, 3 * BLOCK * BLOCK)
+
+    def parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"codec": self.codec, "average": self.average}
+        parts |= {f"optimiser{i}": optimiser for i, optimiser in enumerate(self.optimisers)}
+        parts |= self.adversary.parts() if self.adversary else {}
+        return parts | ({"difficulty": self.difficulty} if self.difficulty else {})
+
+    def prepared(self) -> list[nn.Module]:
+        return [self.network, *([self.adversary.prepared] if self.adversary else [])]
+
+    def schedule(self, step: int) -> float:
+        recipe: CodecRecipe = self.recipe
+        return SCHEDULES[recipe.schedule](step, recipe.steps, recipe.decay, recipe.warm_up)
+
+    def loss(self, images: Tensor, indices: list[int], draws: Draws, factor: float) -> Tensor:
+        recipe: CodecRecipe = self.recipe
+        channels, state = draw_conditions(self.codec, recipe.channel, draws, recipe.rates, recipe.snr_range_db)
         self.codec.train()
-        random = torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
-        images = self.crops(self.step).to(self.device, memory_format=torch.channels_last)
-        channels, state = draw_conditions(self.codec, self.recipe, random)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            decoded = reconstruct(self.codec, images, channels, state, self.recipe, random)
-        loss = (decoded - images).square().mean((1, 2, 3)).add(LOSS_FLOOR).log().mean()
-        self.codec.zero_grad()
-        loss.backward()
-        if take_step(self.optimisers, self.codec, warm_up_then_fall(self.step, self.recipe.steps, self.recipe.decay)):
-            self.average.update()
-        return loss.item()
+        with self.accelerator.autocast():
+            decoded = self.network(images, channels, state, recipe.channel, draws)
+        error = (decoded.float() - images).square().mean((1, 2, 3))
+        if self.difficulty is not None:
+            expected = self.difficulty(indices, channels, state.snr_db).to(error)
+            loss = (error / (expected + RELATIVE_FLOOR)).clamp(max=RELATIVE_LIMIT).mean()
+        elif recipe.loss == "log-mse":
+            loss = (error + LOSS_FLOOR).log().mean()
+        else:
+            loss = error.mean()
+        if self.adversary is not None:
+            loss = loss + recipe.adversarial * self.adversary.loss(images, decoded, self.step, factor)
+        return loss
+
+    def after_step(self) -> None:
+        self.average.update()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean held-out PSNR, dB, by point: {"1/128@1dB": 21.3, …}."""
-        points = sorted({(self.codec.rates[which], snr_db) for which, snr_db in VALIDATION_POINTS})
+        """Mean held-out PSNR, dB, by point: {"1/128@1dB": 21.3, …}; through the recipe's channel too, where it has one."""
+        scores = {}
         with self.average:
-            return {f"{rate}@{snr_db:g}dB": self._held_out_psnr(rate_channels(rate), snr_db) for rate, snr_db in points}
+            for rate, snr_db in sorted({(self.codec.rates[which], snr_db) for which, snr_db in VALIDATION_POINTS}):
+                point = f"{rate}@{snr_db:g}dB"
+                scores[point] = self._held_out_psnr(rate_channels(rate), snr_db, ChannelRecipe())
+                if not self.recipe.channel.only_noise:
+                    scores[f"{point}, channel"] = self._held_out_psnr(rate_channels(rate), snr_db, self.recipe.channel)
+        return scores
 
-    def _held_out_psnr(self, channels: int, snr_db: float) -> float:
-        random = torch.Generator().manual_seed(0)
+    def _held_out_psnr(self, channels: int, snr_db: float, channel: ChannelRecipe) -> float:
         decibels = []
-        for image in self.held_out:
+        for number, image in enumerate(self.held_out_images):
             image = image.to(self.device)
-            decibels.append(psnr(receive(self.codec, image, channels, snr_db, random), image))
+            decibels.append(psnr(self._receive(image, channels, snr_db, Draws(0, [number]), channel), image))
         return sum(decibels) / len(decibels)
 
+    def _receive(self, image: Tensor, channels: int, snr_db: float, draws: Draws, channel: ChannelRecipe) -> Tensor:
+        with self.accelerator.autocast():
+            return receive(self.codec, image, channels, snr_db, draws, channel)
+
+    @torch.no_grad()
+    def preview(self) -> dict[str, Tensor]:
+        shown = {}
+        images = [image[..., :SHOWN_SIDE, :SHOWN_SIDE].to(self.device) for image in self.held_out_images[:SHOWN]]
+        with self.average:
+            for which, snr_db in VALIDATION_POINTS[::2]:
+                rate = self.codec.rates[which]
+                received = [self._receive(x, rate_channels(rate), snr_db, Draws(0, [0]), ChannelRecipe()) for x in images]
+                pairs = [torch.cat((image, other), dim=3)[0] for image, other in zip(images, received)]
+                shown[f"original and received, {rate} at {snr_db:g} dB"] = stacked(pairs)
+        return shown
+
     def export(self, folder: Path) -> None:
-        exported = build_codec(self.architecture)
+        exported = build_codec(self.recipe.architecture)
         exported.load_state_dict(self.average.values)
         save_codec(exported, folder)
 
 
-def receive(codec: Codec, image: Tensor, channels: int, snr_db: float, random: torch.Generator) -> Tensor:
-    """A held-out image (1,3,H,W) as it arrives over an AWGN channel, in [0, 1]."""
-    even = CodecRecipe(batch=1, uneven=0)
-    state = ChannelState.awgn(torch.tensor([snr_db]))
-    with torch.autocast(image.device.type, torch.bfloat16):
-        return reconstruct(codec, image, torch.tensor([channels]), state, even, random).clamp(0, 1)
+def grow_into(codec: nn.Module, smaller: nn.Module) -> None:
+    """Gives ``codec`` the weights of a codec of its architecture that may have fewer blocks; new blocks begin as identities.
 
-
-def _sample_blocks(crops: RandomCrops, batches: int = 64) -> Tensor:
-    """Random 16×16 blocks of the training images, (M, 768) in [−0.5, 0.5]."""
-    images = torch.cat([crops(step) for step in range(batches)]) - 0.5
-    return nn.functional.unfold(images, BLOCK, stride=BLOCK).transpose(1, 2).reshape(-1, 3 * BLOCK * BLOCK)
+    Raises ValueError where ``smaller`` is of another architecture, has a tensor that ``codec`` has not, or lacks one that does
+    not begin as an identity.
+    """
+    weights, ours = smaller.state_dict(), codec.state_dict()
+    for name, value in weights.items():
+        if name not in ours or ours[name].shape != value.shape:
+            shape = f"{tuple(value.shape)} there, {tuple(ours[name].shape)} here" if name in ours else "not in this one"
+            raise ValueError(f"start_from names a codec of another architecture: its tensor {name} is {shape}")
+    new = sorted(name for name in ours if name not in weights)
+    # A residual block whose last convolution is zero passes everything on.
+    blocks = {name.rsplit(".", 2)[0].removesuffix(".modulation") for name in new}
+    for block in blocks:
+        last = ours.get(f"{block}.second.weight")
+        if last is None or last.any():
+            raise ValueError(f"start_from names a codec of another architecture: it lacks {block}")
+    codec.load_state_dict({**ours, **weights})

@@ -7,131 +7,178 @@ image ─► VAE ─► z_0 ─► noise at t ─► z_t ───────�
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..checkpoints import load_stable_diffusion
-from ..hub import load_codec
+from ..hub import default_dtype, load_codec
 from ..refine.captions import caption, load_captioner
 from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
 from ..symbols import rate_channels
-from .codec import CodecRecipe, draw_conditions, receive, reconstruct
-from .images import RandomCrops, split
-from .run import Run, whole_blocks
+from .channels import ChannelRecipe
+from .codec_path import CodecPath, draw_conditions, receive
+from .dataset import read_held_out
+from .draws import Draws
+from .grids import stacked
+from .optimisers import with_peaks
+from .recipes import Recipe
+from .run import Run
 
-#: Held-out images, and timesteps of each, on which the loss is measured at each checkpoint.
-VALIDATION_IMAGES, VALIDATION_TIMESTEPS = 4, (100, 400, 700)
+#: Held-out images, and timesteps of each, on which the loss is measured, at this SNR in dB.
+VALIDATION_IMAGES, VALIDATION_TIMESTEPS, VALIDATION_SNR_DB = 4, (100, 400, 700), 1.0
+
+#: Of previews: images, pixels a side, and sampler steps.
+SHOWN, SHOWN_SIDE, SHOWN_STEPS = 2, 256, 20
 
 
-@dataclass(frozen=True)
-class ControlRecipe:
-    """Everything that decides what a training run computes; defaults are the paper's.
+@dataclass(frozen=True, kw_only=True)
+class ControlRecipe(Recipe):
+    """What the training of a control module computes; recipes/control-sd21.yaml is the paper's.
 
     stable_diffusion  diffusers folder, or single file, of Stable Diffusion 2.1-base
     config     LDM configuration of a single file; "" for Stable Diffusion 2.1-base's
     codec      name or folder of the frozen codec
     captioner  name or folder of a BLIP-2 that captions the initial reconstructions; "" for training without text
     snr        whether the control module is told the SNR (False for the paper's ablation)
-    precision  "no", "bf16" or "fp16": what Accelerate's mixed precision computes in
-    The others as in CodecRecipe.
+    rates, snr_range_db, channel  as in CodecRecipe
+    lr         learning rate of AdamW, constant
+    gradient_checkpointing  compute activations again in the backward pass, to save memory
     """
+
+    kind = "control"
+    nested = {"channel": ChannelRecipe}
 
     stable_diffusion: str
     config: str = ""
     codec: str = "lite"
     captioner: str = ""
     snr: bool = True
-    precision: str = "no"
-    steps: int = 25_000
-    batch: int = 16
-    crop: int = 512
+    rates: list[str] = field(default_factory=list)
+    snr_range_db: list[float] = field(default_factory=list)
+    channel: ChannelRecipe = field(default_factory=ChannelRecipe)
     lr: float = 1e-4
-    seed: int = 0
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check("stable_diffusion", bool(self.stable_diffusion), "a diffusers folder, or a single file")
+        self.check_above_zero("lr")
+        self.check_snr_range()
+
+
+class ControlPath(nn.Module):
+    """Control module and frozen UNet as one forward call, as DistributedDataParallel needs; the control module is what is
+    trained.
+
+    compile  whether torch.compile compiles both
+    """
+
+    def __init__(self, pipeline: DiffJSCCPipeline, compile: bool = False):
+        super().__init__()
+        # No module itself, so that the frozen networks are no children.
+        self.pipeline, self.control = pipeline, pipeline.control
+        if compile:
+            pipeline.control.compile()
+            pipeline.unet.compile()
+
+    def forward(self, noised: Tensor, timesteps: Tensor, f_s: Tensor, snr_db: Tensor, text: Tensor) -> Tensor:
+        return self.pipeline.predict(noised, timesteps, f_s, snr_db, text)
 
 
 class ControlTrainer(Run):
-    """Trains a control module; see `Run` for the folder that it keeps. out/model is the whole refiner."""
+    """Trains a control module; see `Run`. The model is the whole refiner."""
 
-    def __init__(
-        self, data: str | Path, out: str | Path, recipe: ControlRecipe, device: str = "cpu", checkpoint_seconds: float = 1800.0
-    ):
-        """Raises ValueError where ``data`` has no images, ``out`` holds another run, or a model cannot be loaded."""
-        super().__init__(out, {**asdict(recipe), "what": "control"}, recipe.steps, checkpoint_seconds)
-        self.recipe = recipe
-        self.accelerator = Accelerator(mixed_precision=recipe.precision, cpu=torch.device(device).type == "cpu")
-        self.device = self.accelerator.device
-        training, held_out = split(data)
-        self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
+    def build(self) -> None:
+        recipe: ControlRecipe = self.recipe
         self.codec = load_codec(recipe.codec, self.device, torch.float32)
-        self.conditions = CodecRecipe(batch=recipe.batch, mismatch=0, uneven=0)
-        torch.manual_seed(recipe.seed)
-        self.pipeline = self._build()
+        self.received = CodecPath(self.codec, recipe.compile)
+        draw_conditions(self.codec, recipe.channel, Draws(0, [0]), recipe.rates, recipe.snr_range_db)
+        recipe.channel.multipath()
+        self.held_out_images = read_held_out(self.held_out, VALIDATION_IMAGES, self.unreadable)
+        self.pipeline = load_stable_diffusion(recipe.stable_diffusion, recipe.config or None, snr=recipe.snr)
+        # Files in half precision too: steps of 1e-4 would vanish in the weights of a half-precision control module.
+        self.pipeline.to(self.device, torch.float32)
+        # Not a part of the pipeline, which is exported.
+        self.captioner = load_captioner(recipe.captioner, self.device, default_dtype(self.device)) if recipe.captioner else None
         for name in ("vae", "unet", "text_encoder"):
             getattr(self.pipeline, name).requires_grad_(False).eval()
-        self.control = self.pipeline.control.train()
-        self.optimiser = torch.optim.AdamW(self.control.parameters(), lr=recipe.lr)
-        self.control, self.optimiser = self.accelerator.prepare(self.control, self.optimiser)
-        self.resume()
+        path = ControlPath(self.pipeline, recipe.compile).train()
+        if recipe.gradient_checkpointing:
+            # The gradient goes through the UNet's decoder too.
+            self.pipeline.control.enable_gradient_checkpointing()
+            self.pipeline.unet.enable_gradient_checkpointing()
+        self.control = path.control
+        optimisers = with_peaks([torch.optim.AdamW(path.parameters(), lr=recipe.lr)])
+        self.optimisers = [self.accelerator.prepare(optimiser) for optimiser in optimisers]
+        self.network = self.accelerator.prepare(path)
 
-    def _build(self) -> DiffJSCCPipeline:
-        pipeline = load_stable_diffusion(self.recipe.stable_diffusion, self.recipe.config or None, snr=self.recipe.snr)
-        if self.recipe.captioner:
-            captioner, processor = load_captioner(self.recipe.captioner)
-            pipeline.register_modules(captioner=captioner, caption_processor=processor)
-        return pipeline.to(self.device)
+    def parts(self) -> dict[str, Any]:
+        return {"control": self.control, "optimiser": self.optimisers[0]}
 
-    def parts(self):
-        return {"control": self.control, "optimiser": self.optimiser}
+    def schedule(self, step: int) -> float:
+        return 1.0
 
-    def train_step(self) -> float:
-        images = self.crops(self.step).to(self.device)
-        random = torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
-        channels, state = draw_conditions(self.codec, self.conditions, random)
-        with torch.no_grad():
-            initial = reconstruct(self.codec, images, channels, state, self.conditions, random).clamp(0, 1)
-        timesteps = torch.randint(self.pipeline.scheduler.config.num_train_timesteps, (len(images),), generator=random)
-        loss = self._loss(images, initial, state.snr_db.to(self.device), timesteps.to(self.device), random)
-        self.optimiser.zero_grad()
-        self.accelerator.backward(loss)
-        self.optimiser.step()
-        return loss.item()
+    def loss(self, images: Tensor, indices: list[int], draws: Draws, factor: float) -> Tensor:
+        recipe: ControlRecipe = self.recipe
+        channels, state = draw_conditions(self.codec, recipe.channel, draws, recipe.rates, recipe.snr_range_db)
+        with torch.no_grad(), self.accelerator.autocast():
+            initial = self.received(images, channels, state, recipe.channel, draws).clamp(0, 1)
+        timesteps = draws.integers(self.pipeline.scheduler.config.num_train_timesteps)
+        return self._error(images, initial, state.snr_db.to(self.device), timesteps.to(self.device), draws)
 
-    def _loss(self, images: Tensor, initial: Tensor, snr_db: Tensor, timesteps: Tensor, random: torch.Generator) -> Tensor:
+    def _error(self, images: Tensor, initial: Tensor, snr_db: Tensor, timesteps: Tensor, draws: Draws) -> Tensor:
         """|ε − ε̂|², images and initial (N,3,H,W), snr_db and timesteps (N,)."""
-        with torch.no_grad():
-            z, f_s, text = self.pipeline.encode(images), self.pipeline.encode(initial), self._text(initial)
-        noise = torch.randn(z.shape, generator=random).to(z)
-        noised = self.pipeline.scheduler.add_noise(z, noise, timesteps)
         with self.accelerator.autocast():
-            predicted = self.pipeline.predict(noised, timesteps, f_s, snr_db, text)
-        return mse_loss(predicted.float(), noise)
+            with torch.no_grad():
+                z, f_s, text = self.pipeline.encode(images), self.pipeline.encode(initial), self._text(initial)
+            noise = draws.normal(*z.shape[1:]).to(z)
+            noised = self.pipeline.scheduler.add_noise(z, noise, timesteps)
+            predicted = self.network(noised, timesteps, f_s, snr_db, text)
+        return mse_loss(predicted.float(), noise.float())
 
     def _text(self, initial: Tensor) -> Tensor:
-        prompts = [""] * len(initial)
-        if self.pipeline.captioner is not None:
-            prompts = caption(self.pipeline.captioner, self.pipeline.caption_processor, initial)
-        return self.pipeline.encode_prompts(prompts)
+        return self.pipeline.encode_prompts(self._captions(initial))
+
+    def _captions(self, initial: Tensor) -> list[str]:
+        if self.captioner is None:
+            return [""] * len(initial)
+        captioner, processor = self.captioner
+        return caption(captioner, processor, initial)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The loss on held-out images, at the codec's lowest rate and 1 dB."""
-        random = torch.Generator().manual_seed(0)
         losses = []
-        for image in self.held_out:
+        for number, image in enumerate(self.held_out_images):
             image = image.to(self.device)
-            initial = receive(self.codec, image, rate_channels(self.codec.rates[0]), 1.0, random)
+            initial = self._initial(image, number)
             image, initial = self.pipeline.pad(image), self.pipeline.pad(initial)
             for timestep in VALIDATION_TIMESTEPS:
-                timesteps = torch.tensor([timestep], device=self.device)
-                losses.append(self._loss(image, initial, torch.tensor([1.0], device=self.device), timesteps, random).item())
+                timesteps, snr_db = torch.tensor([timestep]), torch.tensor([VALIDATION_SNR_DB])
+                draws = Draws(0, [number], timestep)
+                losses.append(self._error(image, initial, snr_db.to(self.device), timesteps.to(self.device), draws).item())
         return {"held-out loss": sum(losses) / len(losses)}
+
+    def _initial(self, image: Tensor, number: int) -> Tensor:
+        with self.accelerator.autocast():
+            return receive(self.codec, image, rate_channels(self.codec.rates[0]), VALIDATION_SNR_DB, Draws(0, [number]))
+
+    @torch.no_grad()
+    def preview(self) -> dict[str, Tensor]:
+        rows = []
+        for number, image in enumerate(self.held_out_images[:SHOWN]):
+            image = image.to(self.device)[..., :SHOWN_SIDE, :SHOWN_SIDE]
+            initial = self._initial(image, number)
+            random = torch.Generator().manual_seed(number)
+            refined = self.pipeline(initial, VALIDATION_SNR_DB, self._captions(initial), steps=SHOWN_STEPS, generator=random)
+            rows.append(torch.cat((image, initial, refined.to(image)), dim=3)[0])
+        return {"original, initial and refined": stacked(rows)}
 
     def export(self, folder: Path) -> None:
         save_pipeline(self.pipeline, folder)

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+
+from .optimisers import short_memory, take_step
+
+#: Steps over which a new critic's opinion grows to its weight.
+GROWS_OVER = 200
 
 
 class PatchCritic(nn.Module):
@@ -46,15 +52,59 @@ class PatchCritic(nn.Module):
         return logits
 
 
-def critic_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+def critic_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
     """What the critic is charged for, mean over scales: log(1 + exp(fake − real)), patch by patch.
 
     Relativistic pairing (Jolicoeur-Martineau, 2018; Huang et al., "R3GAN", 2024): photograph and repainted image show
     the same scene, so that a patch's content cancels and its realism is judged.
     """
-    return torch.stack([F.softplus(f.float() - r.float()).mean() for r, f in zip(real, fake)]).sum() / len(real)
+    return torch.stack([F.softplus(f.float() - r.float()).mean() for r, f in zip(real, fake)]).mean()
 
 
-def generator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+def generator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
     """What the generator is charged for being told apart from the photographs, mean over scales."""
     return critic_loss(fake, real)
+
+
+class Adversary:
+    """A critic that is trained beside a network, and what it thinks of it.
+
+    accelerator  of the training
+    lr           peak learning rate
+    """
+
+    def __init__(self, accelerator: Accelerator, lr: float):
+        self._accelerator = accelerator
+        self.critic = PatchCritic().to(accelerator.device)
+        self._optimiser = accelerator.prepare(short_memory(self.critic, lr))
+        self.prepared = accelerator.prepare(self.critic)
+
+    def parts(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"critic": self.critic, "critic_optimiser": self._optimiser}
+
+    def loss(self, images: Tensor, made: Tensor, step: int, factor: float) -> Tensor:
+        """Trains the critic on photographs and ``made`` images (N,3,H,W); returns what the network is charged, ().
+
+        The charge grows over the first `GROWS_OVER` steps: a new critic knows nothing.
+        """
+        self._train(images, made.detach(), factor)
+        return min(1.0, step / GROWS_OVER) * self._opinion(images, made)
+
+    def _train(self, images: Tensor, made: Tensor, factor: float) -> None:
+        with self._accelerator.autocast():
+            scales = [scale.chunk(2) for scale in self.prepared(torch.cat((images, made)))]
+            loss = critic_loss([real for real, _ in scales], [fake for _, fake in scales])
+        self._accelerator.backward(loss)
+        if self._accelerator.sync_gradients:
+            take_step(self._accelerator, [self._optimiser], self.critic, factor)
+
+    def _opinion(self, images: Tensor, made: Tensor) -> Tensor:
+        """The network's loss before the critic, which learns nothing from it."""
+        self.critic.requires_grad_(False)
+        with self._accelerator.autocast():
+            with torch.no_grad():
+                real = self.critic(images)
+            loss = generator_loss(real, self.critic(made))
+        self.critic.requires_grad_(True)
+        return loss

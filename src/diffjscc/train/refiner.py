@@ -9,19 +9,23 @@ encoder stay as they are. The path from z_1, the noised latent of the initial re
 walked in a single step. The loss is on the image at its end: L1, which ties it to the photograph; differences of local
 statistics (see `texture`), which are the same for every plausible image, so that detail need not be in the right place to
 be painted; and, once those have settled, a critic (see `critic`), which sees what statistics miss. Such a second stage is a run
-of its own: --start-from the first, with --adversarial.
+of its own: start_from the first, with adversarial above 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, l1_loss
 
+from ..errors import one_line
 from ..hub import load_codec, load_refiner
 from ..metrics import psnr
 from ..refine.control import ControlModule
@@ -29,24 +33,34 @@ from ..refine.loading import save_pipeline
 from ..refine.pipeline import DiffJSCCPipeline
 from ..refine.unet import SmoothUNet
 from ..symbols import BLOCK, rate_channels
-from .codec import CodecRecipe, draw_conditions, receive, reconstruct
-from .critic import PatchCritic, critic_loss, generator_loss
-from .images import RandomCrops, split
-from .optimisers import build_optimisers, short_memory, take_step
-from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
+from .average import RunningAverage
+from .channels import ChannelRecipe
+from .codec_path import CodecPath, draw_conditions, receive
+from .critic import Adversary
+from .dataset import read_held_out
+from .draws import Draws
+from .grids import stacked
+from .optimisers import build_optimisers, linear, short_memory
+from .recipes import Recipe
+from .run import Run
 from .texture import lattice_loss, spectrum_loss, texture_loss
 
-#: Held-out images measured at each checkpoint, at the codec's lowest rate and this SNR in dB.
-VALIDATION_IMAGES = 8
-VALIDATION_SNR_DB = 1.0
+#: Held-out images measured, at the codec's lowest rate and this SNR in dB.
+VALIDATION_IMAGES, VALIDATION_SNR_DB = 8, 1.0
 
-#: Steps in which a new critic is given its say.
-CRITIC_STEPS = 200
+#: Held-out images shown to trackers, and pixels a side of these.
+SHOWN, SHOWN_SIDE = 4, 256
+
+#: Groups of the UNet's normalisation, over which its channels are divided.
+GROUPS = 32
+
+#: How far a new refiner goes by default: the last 15 % of the way cost the most PSNR and change the image least.
+STRENGTH = 0.85
 
 
-@dataclass(frozen=True)
-class RefinerRecipe:
-    """Everything that decides what a training run computes.
+@dataclass(frozen=True, kw_only=True)
+class RefinerRecipe(Recipe):
+    """What the training of a small refiner computes.
 
     vae          folder of the trained autoencoder; not needed with start_from
     codec        name or folder of the frozen codec
@@ -57,14 +71,22 @@ class RefinerRecipe:
     spectrum     weight of `spectrum_loss`
     lattice      weight of `lattice_loss`
     coarse       weight of L1 at a quarter of the resolution, which ties shapes and colours and leaves detail free
-    adversarial  weight of the critic's opinion, which grows to it over the first `CRITIC_STEPS`; 0 for no critic, and Muon
+    adversarial  weight of the critic's opinion; 0 for no critic, and Muon in place of AdamW
     critic_lr    peak learning rate of the critic
-    The others as in CodecRecipe.
+    rates, snr_range_db  as in CodecRecipe
+    channel      between codec and refiner: see `channels.ChannelRecipe`
+    lr, muon_lr  peak learning rates of AdamW and Muon
+    decay        share of the steps, at the end, over which they fall to zero
+    ema          decay of the running average of the weights that is exported
+    start_from   name or folder of the refiner whose weights to begin with; "" for new ones
     """
+
+    kind = "refiner"
+    nested = {"channel": ChannelRecipe}
 
     vae: str = ""
     codec: str = "lite"
-    widths: tuple[int, ...] = (64, 128, 160, 160)
+    widths: list[int] = field(default_factory=lambda: [64, 128, 160, 160])
     layers: int = 1
     start_noise: float = 0.05
     texture: float = 3.0
@@ -75,22 +97,38 @@ class RefinerRecipe:
     critic_lr: float = 4e-4
     rates: list[str] = field(default_factory=list)
     snr_range_db: list[float] = field(default_factory=lambda: [-5.0, 20.0])
-    steps: int = 6000
-    batch: int = 8
-    crop: int = 128
+    channel: ChannelRecipe = field(default_factory=lambda: ChannelRecipe(faded=0.075, erased=0.075))
     lr: float = 5e-4
     muon_lr: float = 0.004
     decay: float = 0.5
     ema: float = 0.998
-    seed: int = 0
     start_from: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check("vae", bool(self.vae or self.start_from), "the model folder of a run of vae-mini, unless start_from is given")
+        self.check("widths", len(self.widths) > 0 and all(w > 0 and w % GROUPS == 0 for w in self.widths), f"multiples of {GROUPS}")
+        self.check_above_zero("layers", "lr", "muon_lr", "critic_lr")
+        for name in ("texture", "coarse", "spectrum", "lattice", "adversarial", "start_noise"):
+            self.check(name, getattr(self, name) >= 0, "at least 0")
+        self.check("precision", self.precision != "fp16" or self.adversarial > 0, "bf16 or no: Muon knows no fp16")
+        self.check_share("decay")
+        self.check_average()
+        self.check_snr_range()
 
 
 def build_refiner(recipe: RefinerRecipe) -> DiffJSCCPipeline:
-    """Networks of the recipe's size with new weights, around its VAE; it refines nothing yet: v = 0."""
+    """Networks of the recipe's size with new weights, around its VAE; it refines nothing yet: v = 0.
+
+    Raises ValueError where there is no VAE.
+    """
     if not (Path(recipe.vae) / "config.json").is_file():
-        raise ValueError(f"vae = {recipe.vae!r}: no autoencoder there: give the model folder of `diffjscc train vae`")
-    vae = AutoencoderTiny.from_pretrained(recipe.vae)
+        raise ValueError(f"vae = {recipe.vae!r}: no autoencoder there: give the model folder of a run of vae-mini")
+    try:
+        vae = AutoencoderTiny.from_pretrained(recipe.vae, torch_dtype=torch.float32)
+    except Exception as error:
+        # diffusers raises what it likes for files that are damaged, or of something else.
+        raise ValueError(f"vae = {recipe.vae!r}: cannot be loaded as an AutoencoderTiny ({one_line(error)})") from None
     channels, levels = vae.config.latent_channels, len(recipe.widths)
     unet = SmoothUNet(
         in_channels=channels,
@@ -98,135 +136,146 @@ def build_refiner(recipe: RefinerRecipe) -> DiffJSCCPipeline:
         down_block_types=("DownBlock2D",) * levels,
         mid_block_type="UNetMidBlock2D",
         up_block_types=("UpBlock2D",) * levels,
-        block_out_channels=recipe.widths,
+        block_out_channels=tuple(recipe.widths),
         layers_per_block=recipe.layers,
+        norm_num_groups=GROUPS,
         cross_attention_dim=8,
     )
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
     control = ControlModule.from_unet(unet)
-    # Nothing is to be protected here, so that the condition may speak from the first step.
+    # There is no large prior to protect, so that the condition may act from the first step.
     control.controlnet_cond_embedding.reset_parameters()
-    # A little less than all of it: the last share costs the most and is seen the least.
-    defaults = {"sampler": "flow", "steps": 1, "colour_fix": "none", "start_noise": recipe.start_noise, "strength": 0.85}
+    defaults = {"sampler": "flow", "steps": 1, "colour_fix": "none", "start_noise": recipe.start_noise, "strength": STRENGTH}
     return DiffJSCCPipeline(vae, unet, control, FlowMatchEulerDiscreteScheduler(), defaults=defaults)
 
 
-def refine_in_one_step(pipeline: DiffJSCCPipeline, initial: Tensor, snr_db: Tensor, random: torch.Generator) -> Tensor:
+def refine_in_one_step(pipeline: DiffJSCCPipeline, initial: Tensor, snr_db: Tensor, draws: Draws) -> Tensor:
     """What a one-step pipeline computes, differentiably: initial (N,3,H,W), snr_db (N,) → refined (N,3,H,W)."""
     with torch.no_grad():
         f_s = pipeline.encode(initial).float()
-    z = f_s + pipeline.config.defaults["start_noise"] * torch.randn(f_s.shape, generator=random).to(f_s)
+    z = f_s + pipeline.config.defaults["start_noise"] * draws.normal(*f_s.shape[1:]).to(f_s)
     text = z.new_zeros(len(z), 1, pipeline.unet.config.cross_attention_dim)
     start = torch.tensor(float(pipeline.scheduler.config.num_train_timesteps), device=z.device)
     return pipeline.decode(z - pipeline.predict(z, start, f_s, snr_db, text)).float()
 
 
-class RefinerTrainer(Run):
-    """Trains a one-step refiner; see `Run` for the folder that it keeps."""
+class RefinerPath(nn.Module):
+    """A one-step pipeline as one forward call, as DistributedDataParallel needs; its children are what is trained.
 
-    def __init__(
-        self, data: str | Path, out: str | Path, recipe: RefinerRecipe, device: str = "cpu", checkpoint_seconds: float = 50.0
-    ):
-        """Raises ValueError where ``data`` has no images, ``out`` holds another run, or a model is not found."""
-        super().__init__(out, {**asdict(recipe), "what": "refiner"}, recipe.steps, checkpoint_seconds)
-        self.recipe, self.device = recipe, torch.device(device)
-        training, held_out = split(data)
-        self.crops = RandomCrops(training, recipe.crop + BLOCK, recipe.batch, recipe.seed)
-        self.codec = load_codec(recipe.codec, device)
-        self.conditions = CodecRecipe(batch=recipe.batch, rates=recipe.rates, snr_range_db=recipe.snr_range_db, mismatch=0)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
-        torch.manual_seed(recipe.seed)
+    compile  whether torch.compile compiles UNet, control module and decoder
+    """
+
+    def __init__(self, pipeline: DiffJSCCPipeline, compile: bool = False):
+        super().__init__()
+        self.pipeline = pipeline
+        self.unet, self.control, self.decoder = pipeline.unet, pipeline.control, pipeline.vae.decoder
+        if compile:
+            for network in self.children():
+                network.compile()
+
+    def forward(self, initial: Tensor, snr_db: Tensor, draws: Draws) -> Tensor:
+        return refine_in_one_step(self.pipeline, initial, snr_db, draws)
+
+
+class RefinerTrainer(Run):
+    """Trains a one-step refiner; see `Run`."""
+
+    margin = BLOCK
+
+    def build(self) -> None:
+        recipe: RefinerRecipe = self.recipe
+        self.codec = load_codec(recipe.codec, self.device, torch.float32)
+        self.received = CodecPath(self.codec, recipe.compile)
+        draw_conditions(self.codec, recipe.channel, Draws(0, [0]), recipe.rates, recipe.snr_range_db)
+        recipe.channel.multipath()
+        self.held_out_images = read_held_out(self.held_out, VALIDATION_IMAGES, self.unreadable)
         self.pipeline = load_refiner(recipe.start_from, dtype=torch.float32) if recipe.start_from else build_refiner(recipe)
         self.pipeline.to(self.device)
         self.pipeline.vae.encoder.requires_grad_(False)
-        self.generator = nn.ModuleDict(
-            {"unet": self.pipeline.unet, "control": self.pipeline.control, "decoder": self.pipeline.vae.decoder}
-        )
-        # Muon wants contiguous kernels. torch's stubs of Module.to lack the keyword.
-        self.generator.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.generator.requires_grad_(True).train()
-        self.average = RunningAverage(self.generator, recipe.ema)
-        self.critic = PatchCritic().to(self.device)
-        self.critic_optimiser = short_memory(self.critic, recipe.critic_lr)
+        path = RefinerPath(self.pipeline, recipe.compile)
+        # Muon wants contiguous kernels.
+        path.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        path.requires_grad_(True).train()
+        self.generator = path
+        self.average = RunningAverage(path, recipe.ema)
         if recipe.adversarial:
-            self.optimisers = [short_memory(self.generator, recipe.lr)]
+            optimisers = [short_memory(path, recipe.lr)]
         else:
-            self.optimisers = build_optimisers(self.generator, recipe.lr, recipe.muon_lr, narrowest=64)
-        self.resume()
+            optimisers = build_optimisers(path, "muon", recipe.lr, recipe.muon_lr, narrowest=64)
+        self.optimisers = [self.accelerator.prepare(optimiser) for optimiser in optimisers]
+        self.network = self.accelerator.prepare(path)
+        self.adversary = Adversary(self.accelerator, recipe.critic_lr) if recipe.adversarial else None
 
-    def parts(self):
-        optimisers = {f"optimiser{i}": optimiser for i, optimiser in enumerate(self.optimisers)}
-        critic = {"critic": self.critic, "critic_optimiser": self.critic_optimiser} if self.recipe.adversarial else {}
-        return {"generator": self.generator, "average": self.average, **optimisers, **critic}
+    def parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"generator": self.generator, "average": self.average}
+        parts |= {f"optimiser{i}": optimiser for i, optimiser in enumerate(self.optimisers)}
+        return parts | (self.adversary.parts() if self.adversary else {})
 
-    def train_step(self) -> float:
-        images = self.crops(self.step).to(self.device, memory_format=torch.channels_last)
-        random = torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
-        images, initial, snr_db = self._receive(images, random)
-        factor = warm_up_then_fall(self.step, self.recipe.steps, self.recipe.decay)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            refined = refine_in_one_step(self.pipeline, initial, snr_db, random)
-        recipe = self.recipe
+    def prepared(self) -> list[nn.Module]:
+        return [self.network, *([self.adversary.prepared] if self.adversary else [])]
+
+    def schedule(self, step: int) -> float:
+        return linear(step, self.recipe.steps, self.recipe.decay, 100)
+
+    def loss(self, images: Tensor, indices: list[int], draws: Draws, factor: float) -> Tensor:
+        recipe: RefinerRecipe = self.recipe
+        images, initial, snr_db = self._receive(images, draws)
+        with self.accelerator.autocast():
+            refined = self.network(initial, snr_db, draws)
         loss = l1_loss(refined, images) + recipe.coarse * l1_loss(avg_pool2d(refined, 4), avg_pool2d(images, 4))
-        loss = loss + recipe.texture * texture_loss(refined, images, random)
+        loss = loss + recipe.texture * texture_loss(refined, images, draws.shared)
         loss = loss + recipe.spectrum * spectrum_loss(refined, images) + recipe.lattice * lattice_loss(refined)
-        if recipe.adversarial:
-            self._train_critic(images, refined.detach(), factor)
-            loss = loss + recipe.adversarial * min(1.0, self.step / CRITIC_STEPS) * self._judge(images, refined)
-        self.generator.zero_grad()
-        loss.backward()
-        if take_step(self.optimisers, self.generator, factor):
-            self.average.update()
-        return loss.item()
-
-    def _judge(self, images: Tensor, refined: Tensor) -> Tensor:
-        """The generator's loss before the critic, which learns nothing from it."""
-        self.critic.requires_grad_(False)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.no_grad():
-                real = self.critic(images)
-            loss = generator_loss(real, self.critic(refined))
-        self.critic.requires_grad_(True)
+        if self.adversary is not None:
+            loss = loss + recipe.adversarial * self.adversary.loss(images, refined, self.step, factor)
         return loss
 
-    def _train_critic(self, images: Tensor, refined: Tensor, factor: float) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16):
-            real, fake = zip(*(scale.chunk(2) for scale in self.critic(torch.cat((images, refined)))))
-            loss = critic_loss(real, fake)
-        self.critic.zero_grad()
-        loss.backward()
-        take_step([self.critic_optimiser], self.critic, factor)
+    def after_step(self) -> None:
+        self.average.update()
 
     @torch.no_grad()
-    def _receive(self, images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _receive(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """A window of the images, the same of what the codec makes of them, and the SNR.
 
         The window lies anywhere in the codec's blocks, so that the generator's own lattice never lines up with theirs.
         """
-        channels, state = draw_conditions(self.codec, self.conditions, random)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            initial = reconstruct(self.codec, images, channels, state, self.conditions, random)
-        top, left = torch.randint(BLOCK, (2,), generator=random).tolist()
-        window = (..., slice(top, top + self.recipe.crop), slice(left, left + self.recipe.crop))
+        recipe: RefinerRecipe = self.recipe
+        channels, state = draw_conditions(self.codec, recipe.channel, draws, recipe.rates, recipe.snr_range_db)
+        with self.accelerator.autocast():
+            initial = self.received(images, channels, state, recipe.channel, draws)
+        top, left = torch.randint(BLOCK, (2,), generator=draws.shared).tolist()
+        window = (..., slice(top, top + recipe.crop), slice(left, left + recipe.crop))
         return images[window], initial.clamp(0, 1)[window], state.snr_db.to(self.device)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """PSNR before and after, dB, and how much of the originals' finest detail there is before and after."""
         scores = []
-        channels, snr_db = rate_channels(self.codec.rates[0]), torch.tensor([VALIDATION_SNR_DB], device=self.device)
-        random = torch.Generator().manual_seed(0)
         with self.average:
-            for image in self.held_out:
-                image = image.to(self.device)
-                initial = receive(self.codec, image, channels, VALIDATION_SNR_DB, random)
-                with torch.autocast(self.device.type, torch.bfloat16):
-                    refined = refine_in_one_step(self.pipeline, initial, snr_db, random).clamp(0, 1)
+            for image, initial, refined in self._held_out():
                 both = (initial, refined)
                 scores.append([*(psnr(p, image) for p in both), *(_detail(p) / _detail(image) for p in both)])
         names = ("PSNR initial", "refined", "detail initial", "refined detail")
         return {name: sum(column) / len(scores) for name, column in zip(names, zip(*scores))}
+
+    def _held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(original, initial, refined) of held-out images, each (1,3,H,W)."""
+        channels, snr_db = rate_channels(self.codec.rates[0]), torch.tensor([VALIDATION_SNR_DB], device=self.device)
+        for number, image in enumerate(self.held_out_images):
+            image, draws = image.to(self.device), Draws(0, [number])
+            with self.accelerator.autocast():
+                initial = receive(self.codec, image, channels, VALIDATION_SNR_DB, draws)
+                padded = self.pipeline.pad(initial)
+                refined = refine_in_one_step(self.pipeline, padded, snr_db, draws).clamp(0, 1)
+            yield image, initial, refined[..., : image.shape[2], : image.shape[3]]
+
+    @torch.no_grad()
+    def preview(self) -> dict[str, Tensor]:
+        with self.average:
+            rows = [
+                torch.cat([x[..., :SHOWN_SIDE, :SHOWN_SIDE] for x in images], 3)[0] for images in islice(self._held_out(), SHOWN)
+            ]
+        return {"original, initial and refined": stacked(rows)}
 
     def export(self, folder: Path) -> None:
         """A diffusers folder, float16."""

@@ -8,48 +8,64 @@ resolution and 8 channels.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from ..metrics import psnr
-from .images import RandomCrops, split
-from .optimisers import build_optimisers, take_step
-from .run import Run, RunningAverage, warm_up_then_fall, whole_blocks
+from .average import RunningAverage
+from .dataset import read_held_out
+from .draws import Draws
+from .grids import stacked
+from .optimisers import build_optimisers, linear
+from .recipes import Recipe
+from .run import Run
 
-#: Held-out images measured at each checkpoint.
-VALIDATION_IMAGES = 8
+#: Held-out images measured, those shown to trackers, and pixels a side of these.
+VALIDATION_IMAGES, SHOWN, SHOWN_SIDE = 8, 4, 256
 
 
-@dataclass(frozen=True)
-class VaeRecipe:
-    """Everything that decides what a training run computes.
+@dataclass(frozen=True, kw_only=True)
+class VaeRecipe(Recipe):
+    """What the training of a small autoencoder computes.
 
     channels        of the latent
     width           of every convolution
     encoder_blocks  residual blocks at full and half the resolution, …
     decoder_blocks  residual blocks at …, half and full resolution
     noise           standard deviation of the noise on the latent, in units of the latent's own
-    The others as in CodecRecipe.
+    lr, muon_lr     peak learning rates of AdamW and Muon
+    decay           share of the steps, at the end, over which they fall to zero
+    ema             decay of the running average of the weights that is exported
     """
+
+    kind = "vae"
 
     channels: int = 8
     width: int = 32
-    encoder_blocks: tuple[int, ...] = (1, 1)
-    decoder_blocks: tuple[int, ...] = (2, 1)
+    encoder_blocks: list[int] = field(default_factory=lambda: [1, 1])
+    decoder_blocks: list[int] = field(default_factory=lambda: [2, 1])
     noise: float = 0.05
-    steps: int = 900
-    batch: int = 8
-    crop: int = 128
     lr: float = 2e-3
     muon_lr: float = 0.01
     decay: float = 0.8
     ema: float = 0.99
-    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_above_zero("channels", "width", "lr", "muon_lr")
+        for name in ("encoder_blocks", "decoder_blocks"):
+            self.check(name, len(getattr(self, name)) > 0 and min(getattr(self, name)) > 0, "numbers above 0, one a resolution")
+        self.check("decoder_blocks", len(self.encoder_blocks) == len(self.decoder_blocks), "as many as encoder_blocks")
+        self.check("noise", self.noise >= 0, "at least 0")
+        self.check("precision", self.precision != "fp16", "bf16 or no: Muon knows no fp16")
+        self.check_share("decay")
+        self.check_average()
 
 
 def build_vae(recipe: VaeRecipe) -> AutoencoderTiny:
@@ -62,62 +78,83 @@ def build_vae(recipe: VaeRecipe) -> AutoencoderTiny:
         latent_channels=recipe.channels,
         encoder_block_out_channels=(recipe.width,) * stages,
         decoder_block_out_channels=(recipe.width,) * stages,
-        num_encoder_blocks=recipe.encoder_blocks,
-        num_decoder_blocks=recipe.decoder_blocks,
+        num_encoder_blocks=tuple(recipe.encoder_blocks),
+        num_decoder_blocks=tuple(recipe.decoder_blocks),
         upsample_fn="bilinear",
     )
 
 
-class VaeTrainer(Run):
-    """Trains an AutoencoderTiny; see `Run` for the folder that it keeps."""
+class NoisyAutoencoder(nn.Module):
+    """Images encoded, and decoded with noise on the latent; one forward call, as DistributedDataParallel needs.
 
-    def __init__(self, data: str | Path, out: str | Path, recipe: VaeRecipe, device: str = "cpu", checkpoint_seconds: float = 50.0):
-        """Raises ValueError where ``data`` has no images, or ``out`` holds a run of another recipe."""
-        super().__init__(out, {**asdict(recipe), "what": "vae"}, recipe.steps, checkpoint_seconds)
-        self.recipe, self.device = recipe, torch.device(device)
-        training, held_out = split(data)
-        self.crops = RandomCrops(training, recipe.crop, recipe.batch, recipe.seed)
-        self.held_out = [whole_blocks(path) for path in held_out[:VALIDATION_IMAGES]]
-        torch.manual_seed(recipe.seed)
+    noise    its standard deviation, in units of the latent's own
+    compile  whether torch.compile compiles encoder and decoder
+    """
+
+    def __init__(self, vae: AutoencoderTiny, noise: float, compile: bool = False):
+        super().__init__()
+        self.vae, self.noise = vae, noise
+        if compile:
+            vae.encoder.compile()
+            vae.decoder.compile()
+
+    def forward(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """(N,3,H,W) in [−1,1] → the same."""
+        latent = self.vae.encoder(pixels)
+        noise = draws.normal(*latent.shape[1:]).to(latent)
+        return self.vae.decoder(latent + self.noise * latent.detach().std() * noise)
+
+
+class VaeTrainer(Run):
+    """Trains an AutoencoderTiny; see `Run`."""
+
+    def build(self) -> None:
+        recipe: VaeRecipe = self.recipe
+        self.held_out_images = read_held_out(self.held_out, VALIDATION_IMAGES, self.unreadable)
         self.vae = build_vae(recipe).to(self.device)
         self.average = RunningAverage(self.vae, recipe.ema)
-        self.optimisers = build_optimisers(self.vae, recipe.lr, recipe.muon_lr)
-        self.resume()
+        optimisers = build_optimisers(self.vae, "muon", recipe.lr, recipe.muon_lr)
+        self.optimisers = [self.accelerator.prepare(optimiser) for optimiser in optimisers]
+        self.network = self.accelerator.prepare(NoisyAutoencoder(self.vae, recipe.noise, recipe.compile))
 
-    def parts(self):
+    def parts(self) -> dict[str, Any]:
         optimisers = {f"optimiser{i}": optimiser for i, optimiser in enumerate(self.optimisers)}
         return {"vae": self.vae, "average": self.average, **optimisers}
 
-    def train_step(self) -> float:
-        images = self.crops(self.step).to(self.device, memory_format=torch.channels_last)
-        random = torch.Generator().manual_seed((self.recipe.seed << 32) + self.step)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            latent = self.vae.encoder(images * 2 - 1)
-            noise = torch.randn(latent.shape, generator=random).to(self.device)
-            decoded = self.vae.decoder(latent + self.recipe.noise * latent.detach().std() * noise)
-        loss = l1_loss(decoded.float(), images * 2 - 1)
-        self.vae.zero_grad()
-        loss.backward()
-        factor = warm_up_then_fall(self.step, self.recipe.steps, self.recipe.decay)
-        if take_step(self.optimisers, self.vae, factor):
-            self.average.update()
-        return loss.item()
+    def schedule(self, step: int) -> float:
+        return linear(step, self.recipe.steps, self.recipe.decay, 100)
+
+    def loss(self, images: Tensor, indices: list[int], draws: Draws, factor: float) -> Tensor:
+        pixels = images * 2 - 1
+        with self.accelerator.autocast():
+            decoded = self.network(pixels, draws)
+        return l1_loss(decoded.float(), pixels)
+
+    def after_step(self) -> None:
+        self.average.update()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         with self.average:
-            decibels = [self._psnr(image.to(self.device)) for image in self.held_out]
+            decibels = [psnr(self._decoded(x), x) for x in (image.to(self.device) for image in self.held_out_images)]
         return {"PSNR": sum(decibels) / len(decibels)}
 
-    def _psnr(self, image: Tensor) -> float:
-        with torch.autocast(self.device.type, torch.bfloat16):
+    def _decoded(self, image: Tensor) -> Tensor:
+        with self.accelerator.autocast():
             decoded = self.vae.decoder(self.vae.encoder(image * 2 - 1))
-        return psnr(decoded.float().clamp(-1, 1) / 2 + 0.5, image)
+        return decoded.float().clamp(-1, 1) / 2 + 0.5
+
+    @torch.no_grad()
+    def preview(self) -> dict[str, Tensor]:
+        images = [image[..., :SHOWN_SIDE, :SHOWN_SIDE].to(self.device) for image in self.held_out_images[:SHOWN]]
+        with self.average:
+            return {"original and decoded": stacked([torch.cat((x, self._decoded(x)), 3)[0] for x in images])}
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """A diffusers folder; its scaling_factor makes latents of training images have unit deviation."""
         with self.average:
-            latents = self.vae.encoder(self.crops(0).to(self.device) * 2 - 1)
+            images, _ = self.crops(range(self.recipe.batch))
+            latents = self.vae.encoder(images.to(self.device) * 2 - 1)
             self.vae.register_to_config(scaling_factor=1 / latents.std().item())
             self.vae.save_pretrained(folder)
