@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from diffjscc import hub
 from diffjscc.cli import main
-from diffjscc.hub import check_device, check_name, codecs_by_number, find_model, list_models, load_codec, load_refiner, save_codec
+from diffjscc.hub import check_device, check_name, find_model, list_models, load_codec, load_refiner, save_codec
 from diffjscc.symbols import check_rate
 
 
@@ -67,22 +67,15 @@ def test_a_link_among_the_models_is_listed_and_found_by_its_own_name(models, tmp
     assert find_model("mine").name == load_codec("mine").name == "mine"
 
 
-def test_the_table_of_codecs_knows_rates_and_numbers_on_the_air(models):
+def test_the_table_of_models_knows_rates_and_numbers_on_the_air(models):
     save_codec(small_codec("resnet"), models / "mine")
-    table = codecs_by_number()
     # The low twelve bits of the names' CRC-32.
-    assert {entry.name: number for number, entry in table.items()} == {"lite": 0xE2D, "mine": 0x393}
-    assert table[0x393].rates == (Fraction(1, 64),)
-
-
-def test_of_two_codecs_with_one_number_on_the_air_the_first_counts_and_one_line_says_so(models, caplog):
-    # The low twelve bits of the CRC-32 of both are 0x6d5.
-    for name in ("c500", "c59"):
-        save_codec(small_codec("resnet"), models / name)
-    with caplog.at_level(logging.WARNING):
-        table = codecs_by_number()
-    assert [entry.name for entry in table.values()] == ["c500", "lite"]
-    assert "codec 'c59' is never decoded: on the air it has the number of 'c500'" in caplog.text
+    assert {entry.name: entry.number for entry in list_models() if entry.codec} == {"lite": 0xE2D, "mine": 0x393}
+    assert {entry.name: entry.rates[0] for entry in list_models() if entry.codec} == {
+        "lite": Fraction(1, 128),
+        "mine": Fraction(1, 64),
+    }
+    assert find_model("mini", "refiner").rates == ()
 
 
 #: Folders of others, and broken ones: what they hold, and what is said of them.

@@ -152,17 +152,6 @@ def survey_models() -> tuple[list[ModelEntry], list[BrokenModel]]:
     return entries, [entry for entry in found.values() if isinstance(entry, BrokenModel)] + foreign
 
 
-def codecs_by_number() -> dict[int, ModelEntry]:
-    """The installed codecs by their number on the air; of two with one number the first in the order of lookup counts."""
-    table: dict[int, ModelEntry] = {}
-    for entry in list_models():
-        if entry.codec and table.setdefault(entry.number, entry) is not entry:
-            logger.warning(
-                "codec '%s' is never decoded: on the air it has the number of '%s'", entry.name, table[entry.number].name
-            )
-    return table
-
-
 def find_model(name: str | os.PathLike, part: Part | None = "codec") -> ModelEntry:
     """The model of a name, or in a folder, that has the ``part``. Raises ValueError where there is none, or it is broken."""
     name = os.fspath(name)

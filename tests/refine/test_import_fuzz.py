@@ -156,9 +156,8 @@ def spoil_tensors(tensors, random):
         kinds = [torch.int8, torch.bool, torch.float64, torch.bfloat16, torch.int64, torch.float8_e4m3fn]
         tensors[name] = value.to(random.choice(kinds))
     elif how == "rename":
-        *parts, last = name.split(".")
-        other = [*parts, last + "_"] if random.random() < 0.3 else [p + "9" if p.isdigit() else p for p in parts] + [last]
-        tensors[".".join(other)] = tensors.pop(name)
+        numbered = ".".join(part + "9" if part.isdigit() else part for part in name.split("."))
+        tensors[name + "_" if numbered == name or random.random() < 0.3 else numbered] = tensors.pop(name)
     elif how == "add":
         tensors[random.choice(["a", name + ".a", name.replace("0", "77"), name.split(".")[0], ".", "x" * 1000])] = torch.zeros(3)
     else:
