@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The air between two radios that are none: what `diffjscc-tx --radio zmq` sends crosses a channel of GNU Radio's.
+"""A simulated channel between two stand-in radios: what `diffjscc-tx --radio zmq` sends crosses GNU Radio's channel models.
 
 diffjscc-tx --radio zmq ─► virtual_air.py ─► diffjscc-rx --radio zmq --address tcp://127.0.0.1:5501
 """
@@ -26,14 +26,14 @@ RESAMPLER_FILTERS = 128
 
 
 def clock(ppm):
-    """A resampler to a clock that is ``ppm`` faster. GNU Radio's channel model has one, but for the inner half of the band."""
+    """A resampler to a clock that is ``ppm`` faster. GNU Radio's channel model passes the inner half of the band only."""
     edge = BANDWIDTH / 2
     taps = filters.firdes.low_pass_2(RESAMPLER_FILTERS, RESAMPLER_FILTERS, 0.5, 1 - 2 * edge, 70)
     return filters.pfb_arb_resampler_ccf(1 + 1e-6 * ppm, taps, RESAMPLER_FILTERS)
 
 
 class VirtualAir(gr.top_block):
-    """Samples of unit power in, from the Radio ``sender``; what a receiver would get out, to the Radio ``listener``.
+    """Takes samples of unit power from the Radio ``sender``, and gives what a receiver would get to the Radio ``listener``.
 
     snr_db    in the occupied bandwidth
     offset    of the carrier, cycles/sample
@@ -77,7 +77,7 @@ def make_parser():
 
 
 def carry(arguments):
-    """Carries samples until someone interrupts."""
+    """Carries samples until the process is interrupted."""
     sender = Radio("zmq", address=arguments.sender, sample_rate=arguments.sample_rate)
     listener = Radio("zmq", address=arguments.to, sample_rate=arguments.sample_rate)
     doppler = None if arguments.fading is None else arguments.fading / arguments.sample_rate

@@ -15,10 +15,10 @@ class burst_rx(gr.hier_block2):
     Output 0: JSCC symbols, complex, unit mean power, gain 1; a burst's first one carries ``packet_len``,
     ``burst_header`` (11 bytes), ``snr_db``, ``cfo`` (cycles/sample) and ``clock_offset``.
     Output 1: the noise variance of each symbol, float; +inf for an erasure.
-    Output 2, may be left open: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
+    Output 2, optional: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
     preset            "ofdm64" or "ofdm256", as the transmitter's
-    false_alarm_rate  detections of nothing, a sample of white noise; a header's checksum weeds them out
+    false_alarm_rate  false detections per sample of white noise; the header's checksum rejects them
     max_offset        largest carrier offset, cycles/sample, up to 0.1
 
     Raises ValueError for a preset, rate or offset that does not exist.

@@ -30,14 +30,14 @@ class burst_tx(gr.basic_block):
 
     Input: complex symbols, tagged as jscc_source does.
     Output: complex samples, unit mean power within a burst. A burst's first sample carries ``packet_len`` (its length with
-    the silence behind it) and ``tx_sob``, the last one ``tx_eob``.
+    the silence after it) and ``tx_sob``, the last one ``tx_eob``.
 
     preset         "ofdm64" or "ofdm256": subcarriers in the sample rate
     burst_symbols  JSCC symbols in a burst, at most 8191; images with more are cut into equal fragments. Short bursts lose
                    less when one is lost, long ones have less overhead
     clip_db        peaks are cut at this many dB above the mean power
-    gap            silent samples behind a burst
-    guard          silent samples behind an image's last burst, so that filters and detectors behind can run out
+    gap            silent samples after a burst
+    guard          silent samples after an image's last burst, which flush the filters and detectors that follow
     length_tag     name of the input's length tag
 
     A burst that is incomplete, has no valid header or does not fit the air interface is counted, logged and dropped. So are

@@ -31,9 +31,9 @@ class Dropped(ValueError):
 class Burst:
     """The symbols of one image, or of one fragment off the air, as they came.
 
-    header     of the image, as the burst's tag said; None where it could not be believed, and ``problem`` tells why
+    header     of the image, as the burst's tag said; None where it was invalid: ``problem`` tells why
     values     complex64, fewer than the header's where the tail was lost
-    noise_var  float32, of the values; None where nobody told
+    noise_var  float32, of the values; None where it is not known
     snr_db     from the SNR tag, None where there was none
     fragment   which part of the image it is; None for all of it
     """
@@ -50,8 +50,8 @@ class BurstAssembler:
     """Cuts a symbol stream into bursts. A burst begins at an item with a tag ``image_header`` or ``burst_header``.
 
     It ends when the symbols that its length tag announces are there (without one, the header's number), or where the
-    next burst begins: its tail was lost then. Symbols of a burst that cannot be believed are passed over, not kept, so that
-    no header can make memory grow.
+    next burst begins: its tail was lost then. Symbols of a burst with an invalid header are skipped, not kept, so that a wrong
+    header cannot make memory grow.
 
     length_tag   name of the length tag
     find_codec   codec id of a number in a ``burst_header``; raises Dropped where there is none

@@ -16,7 +16,7 @@ from .setters import refuses_bad_values
 
 
 class jscc_decoder(gr.basic_block):
-    """Decodes images for those who do their own framing.
+    """Decodes images for flowgraphs with their own framing.
 
     Input, message port ``symbols``: {the fields of ImageHeader, snr_db (optional)} · c32vector, unit mean power, gain 1.
     Output, message port ``images``: {image_id, width, height, codec, rate, tx_snr_db, snr_db, truncated,

@@ -13,7 +13,7 @@ from .transmitter import Transmitter
 
 
 class jscc_encoder(gr.basic_block):
-    """Encodes images for those who do their own framing.
+    """Encodes images for flowgraphs with their own framing.
 
     Input, message port ``images``: {width, height} · u8vector RGB.
     Output, message port ``symbols``: {the fields of ImageHeader} · c32vector, mean |y|² = 1.

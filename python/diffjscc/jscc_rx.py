@@ -12,8 +12,8 @@ class jscc_rx(gr.hier_block2):
 
     Input: complex samples at the transmitter's rate, at any level.
     Output, message ports ``images`` and ``refined``: as jscc_sink's.
-    Output 0, may be left open: equalised symbols, for a constellation display.
-    Output 1, may be left open: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
+    Output 0, optional: equalised symbols, for a constellation display.
+    Output 1, optional: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
     preset, false_alarm_rate, max_offset                                as in burst_rx
     codec, folder, on_full, queue_size, device, refinement, deadline    as in jscc_sink

@@ -52,16 +52,16 @@ class jscc_source(gr.sync_block):
     of 16. A burst's first symbol carries the tags ``image_header`` (the fields of ImageHeader) and ``packet_len``.
 
     source       a file, a folder or a glob; "" for images from the message port alone
-    repeat       begin again after the last file; without it the flowgraph ends there
+    repeat       start over after the last file; without it the flowgraph ends there
     codec        codec, by name or folder
     rate         channel uses per pixel, such as "1/128"
     snr_db       the SNR to encode for, dB
-    guard        silent symbols after each burst, so that filters and resamplers behind can run out
+    guard        silent symbols after each burst, which flush the filters and resamplers that follow
     length_tag   name of the length tag
     device       where to encode: cpu, cuda, …
 
     Reading and encoding run in a thread of their own, two images ahead of the stream. An image that cannot be read or
-    encoded is counted, logged and passed over; when no file of a pass could be sent, the source ends.
+    encoded is counted, logged and skipped; when no file of a pass could be sent, the source ends.
 
     A flowgraph that is stopped and started again goes on where it was: the image whose burst was cut is sent again from its
     beginning, then those that were waiting, and files follow from the next one (after the last file, from the first).

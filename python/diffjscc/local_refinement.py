@@ -30,7 +30,7 @@ class LocalRefinement(Refinement):
 
     def __init__(self, refiner=DEFAULT_REFINER, device="cpu", queue_size=None, on_full=None):
         super().__init__(refiner, queue_size, on_full)
-        # A name that nobody knows is refused when the flowgraph is built, not with the first image.
+        # An unknown name is refused when the flowgraph is built, not with the first image.
         find_model(refiner, "refiner")
         self._device = device
         self._refiner = self._worker = None

@@ -14,7 +14,7 @@ from diffjscc.symbols import MAX_PIXELS, ImageHeader
 #: Key of the tag that carries a burst's ImageHeader.
 HEADER_TAG = pmt.intern("image_header")
 
-#: Key of the tag that carries what the air interface's header says of a burst, 11 bytes.
+#: Key of the tag that carries the image part of a burst's header on the air, 11 bytes.
 BURST_HEADER_TAG = pmt.intern("burst_header")
 
 #: Key of the optional tag that tells a burst's SNR at the receiver, dB.
@@ -41,7 +41,7 @@ def received_metadata(header, snr_db, truncated):
 
 def metadata_from_pmt(message):
     """PMT dictionary → dict. Raises ValueError for anything else; an empty one may also be PMT_NIL."""
-    # pmt.is_dict says yes to any pair, and to_python then throws whatever it meets.
+    # pmt.is_dict is true for any pair, and to_python raises any kind of exception for what is in it.
     try:
         metadata = pmt.to_python(message) if not pmt.is_null(message) else {}
     except Exception as error:

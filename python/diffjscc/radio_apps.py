@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What diffjscc-tx and diffjscc-rx share: options, errors, and running until something ends it."""
+"""What diffjscc-tx and diffjscc-rx share: options, errors, the summary, and running a flowgraph."""
 
 import argparse
 import signal
@@ -22,7 +22,7 @@ def sample_rate(text):
 
 
 def add_options(parser):
-    """The options for which `radio_of` looks, and those of the air interface and the codec."""
+    """Adds the options that `radio_of` reads, and those of the air interface and the codec."""
     add = parser.add_argument_group("radio").add_argument
     add("--radio", dest="kind", choices=DEVICES + STAND_INS, required=True, help="what sends or receives")
     add("--args", default="", help="which device: UHD's address, SoapySDR's arguments or a Pluto's URI (default: any)")
@@ -43,7 +43,7 @@ def add_options(parser):
 
 
 def radio_of(arguments: argparse.Namespace):
-    """The Radio that `add_options` was told of. Raises ValueError where it is none."""
+    """The Radio of the options that `add_options` added. Raises ValueError where they do not make one."""
     return Radio(**{field.name: getattr(arguments, field.name) for field in fields(Radio)})
 
 
@@ -77,7 +77,7 @@ def _counted(name, number, why):
 
 
 def run(flowgraph, finished=lambda: False):
-    """Runs a flowgraph until it ends, ``finished()`` says so, or someone interrupts or terminates the process."""
+    """Runs a flowgraph until it ends, ``finished()`` returns True, or the process is interrupted or terminated."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     flowgraph.start()
     ended = threading.Thread(target=flowgraph.wait, daemon=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Radios, and what stands in for one: the source and sink blocks of diffjscc-rx and diffjscc-tx.
+"""Radios, and stand-ins without hardware: the source and sink blocks of diffjscc-rx and diffjscc-tx.
 
-Drivers are imported when a radio is opened, so that one that is not installed is missed by nobody else.
+Drivers are imported on first use: a missing driver only affects the radio that needs it.
 """
 
 import contextlib
@@ -22,25 +22,25 @@ DEVICES, STAND_INS = ("uhd", "soapy", "pluto"), ("zmq", "file", "sigmf")
 #: Sample rates by name, samples/s.
 SAMPLE_RATES = {"narrow": 250e3, "medium": 1e6, "wide": 10e6}
 
-#: Where a transmitter of `zmq` waits for its listener.
+#: Address at which a transmitter of kind `zmq` waits for its listener.
 ADDRESS = "tcp://127.0.0.1:5500"
 
 #: Messages that wait on either side of zmq: few, so that a slow listener slows the transmitter down and nothing piles up.
 ZMQ_MESSAGES = 4
 
-#: Samples that go to or come from a Pluto at once; it sends whole buffers only.
+#: Samples in a Pluto's buffer: it sends and receives whole buffers only.
 PLUTO_BUFFER = 32768
 
-#: Silent samples behind a replayed file, and behind an image: receivers look ahead.
+#: Silent samples after a replayed file and after each image: a receiver needs samples after a burst to decode it.
 SILENCE = 4096
 
-#: Seconds that samples need to leave buffers behind the flowgraph, in a radio or on their way to a listener.
+#: Seconds that a transmitter waits before it exits: samples may still be in the radio's buffers, or on their way to a listener.
 LINGER = 1.0
 
-#: Largest error of a radio's sample rate that is passed over; a receiver follows 40 ppm, and oscillators want their share.
+#: Largest relative error of a radio's sample rate that is accepted. A receiver follows 40 ppm, most of which oscillators need.
 RATE_TOLERANCE = 5e-6
 
-#: Highest peaks that a transmitter gives a device, of full scale: interpolation in the device makes higher ones.
+#: Highest peaks that a transmitter sends to a device, relative to its full scale: interpolation in the device raises them.
 HEADROOM = 0.7
 
 
@@ -58,7 +58,7 @@ class Radio:
     gain       dB; None for the middle of the device's range, or for its own control where a Pluto receives
     antenna    the device's name of the connector; "" for its default
 
-    Raises ValueError where these make no radio.
+    Raises ValueError where these do not fit together.
     """
 
     kind: str
@@ -87,16 +87,16 @@ class Radio:
 
     @property
     def live(self):
-        """Whether samples come and go in their own time."""
+        """Whether samples come or go in real time, and cannot be held back."""
         return self.kind in DEVICES or self.kind == "zmq"
 
     @property
     def silence(self):
-        """Samples of silence that push an image's last burst out of every buffer behind it."""
+        """Silent samples that push an image's last burst through every buffer after it."""
         return PLUTO_BUFFER if self.kind == "pluto" else SILENCE
 
     def amplitude(self, clip_db):
-        """Root mean square of bursts whose peaks are cut at ``clip_db``: below a device's full scale, 1 where there is none."""
+        """RMS amplitude of bursts whose peaks are cut at ``clip_db``: peaks stay below a device's full scale; 1 for stand-ins."""
         return HEADROOM * 10 ** (-clip_db / 20) if self.kind in DEVICES else 1.0
 
 
@@ -122,7 +122,7 @@ def _driver(name):
 
 @contextlib.contextmanager
 def _opening(what, hint):
-    """Turns whatever a driver says into one line."""
+    """Turns any exception of a driver into a ValueError of one line."""
     try:
         yield
     except Exception as error:
@@ -136,7 +136,9 @@ def _opening_device(radio, finder):
 
 def _check_rate(actual, radio):
     if not abs(actual / radio.sample_rate - 1) < RATE_TOLERANCE:
-        raise ValueError(f"it makes {actual:.1f} samples/s of {radio.sample_rate:g}, choose a rate that it divides its clock to")
+        raise ValueError(
+            f"the device makes {actual:.1f} samples/s instead of {radio.sample_rate:g}: choose a rate that divides its clock"
+        )
 
 
 def _tune_uhd(block, radio):
@@ -163,7 +165,7 @@ def _uhd_sink(radio):
     uhd = _driver("uhd")
     with _opening_device(radio, "uhd_find_devices"):
         stream = uhd.stream_args(cpu_format="fc32", channels=[0])
-        # With a length tag the device knows where a burst ends, and does not take silence for an underrun.
+        # With a length tag the device knows where a burst ends, and reports no underrun for silence.
         return _tune_uhd(uhd.usrp_sink(radio.args, stream, LENGTH_TAG), radio)
 
 
@@ -239,7 +241,7 @@ class chain(gr.hier_block2):
 
 
 class silence_behind(gr.basic_block):
-    """Passes ``length`` complex samples on, then adds ``silence`` zeros, so that blocks that look ahead see them all."""
+    """Passes ``length`` complex samples on, then adds ``silence`` zeros for blocks that look ahead."""
 
     def __init__(self, length, silence=SILENCE):
         gr.basic_block.__init__(self, name="silence_behind", in_sig=[np.complex64], out_sig=[np.complex64])
@@ -273,7 +275,7 @@ def _zmq_source(radio):
 
 
 def _zmq_sink(radio):
-    """Push, not publish: it waits for its listener, of which there may be one, so that no start is lost."""
+    """PUSH, not PUB: it waits for its one listener, so that the beginning is not lost."""
     zeromq = _driver("zeromq")
     with _opening_zmq(radio):
         push = zeromq.push_sink(gr.sizeof_gr_complex, 1, radio.address, hwm=ZMQ_MESSAGES)
@@ -332,7 +334,7 @@ _SINKS = {
 
 
 def replayed(radio):
-    """``radio`` with the sample rate and frequency of the recording, where it replays one."""
+    """``radio`` with the sample rate and frequency of the recording that it replays; unchanged for other kinds."""
     if radio.kind != "sigmf":
         return radio
     recording = read_recording(radio.file)

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bursts to images: what jscc_sink and jscc_decoder share."""
 
+import logging
 import math
 
 import numpy as np
 
-from diffjscc.air.header import codec_number
 from diffjscc.hub import find_model, list_models
 from diffjscc.snr import estimate_snr_db, noise_variance
 from diffjscc.symbols import ImageHeader, Reception, parse_snr_db
 
 from .bursts import Dropped
+
+logger = logging.getLogger(__name__)
 
 #: A burst of which less than this share arrived is not worth decoding.
 MIN_SHARE = 0.1
@@ -28,14 +30,16 @@ class Receiver:
     """
 
     def __init__(self, codec, snr_db, device):
-        # {name: what load_codec is given}. Names from the air are looked up here and nowhere else: they never become paths,
-        # and no burst causes a look at the disk. A codec that does not exist is refused when the flowgraph is built.
-        if codec:
-            self._names = {find_model(codec).name: codec}
-        else:
-            self._names = {entry.name: entry.name for entry in list_models() if entry.codec}
-        # Where two codecs share a number, the first one in the order of lookup has it.
-        self._numbers = {codec_number(name): name for name in reversed(self._names)}
+        # Names from the air are looked up in these tables and nowhere else: they never become paths, and no burst causes a
+        # look at the disk. A codec that does not exist is refused when the flowgraph is built.
+        entries = [find_model(codec)] if codec else [entry for entry in list_models() if entry.codec]
+        # {name: what load_codec is given}
+        self._names = {entry.name: codec or entry.name for entry in entries}
+        self._numbers = {}
+        for entry in entries:
+            first = self._numbers.setdefault(entry.number, entry.name)
+            if first != entry.name:
+                logger.warning("codec '%s' is never decoded: on the air it has the number of '%s'", entry.name, first)
         self._device = device
         self._codecs = {}
         self.set_snr_db(snr_db)

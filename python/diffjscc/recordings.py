@@ -16,10 +16,10 @@ DATATYPES = {"cf32_le": 8, "ci16_le": 4, "ci8": 2}
 class Recording:
     """A SigMF recording of one channel.
 
-    data       file of samples
-    datatype   of a sample, one of DATATYPES
-    sample_rate  samples/s, None where nobody wrote it down
-    frequency  of the carrier at its start, Hz, None where nobody wrote it down
+    data         file of samples
+    datatype     of a sample, one of DATATYPES
+    sample_rate  samples/s; None where the recording does not say
+    frequency    of the carrier at its start, Hz; None where the recording does not say
     """
 
     data: Path
@@ -35,7 +35,7 @@ def recording_paths(name):
 
 
 def read_recording(name):
-    """The Recording of a name. Raises ValueError where there is none, or none that can be replayed."""
+    """The Recording of a name. Raises ValueError where there is none, or where it cannot be replayed."""
     data, path = recording_paths(name)
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))

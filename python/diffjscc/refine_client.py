@@ -16,19 +16,19 @@ from .worker import DRAIN_TIMEOUT
 
 
 class refine_client(gr.basic_block):
-    """Has images refined by a service (`diffjscc serve`), for those who have their own receiver.
+    """Has images refined by a service (`diffjscc serve`), for flowgraphs with a receiver of their own.
 
     Input, message port ``images``: {width, height, snr_db and image_id (both optional)} · u8vector RGB.
     Output, message port ``refined``: the same, refined, with stage "refined", in the order in which they are ready.
 
     address      of the service
     refiner      by the name that the service has it under
-    queue_size   images that may be on their way; one more is not refined or, while the service is away, gives the oldest up
+    queue_size   images that may be on their way; a further one stays unrefined or, while the service is away, replaces the oldest
     deadline     seconds after which an image is given up
     server_key   file with the service's public key, and secret_key: file with this client's pair; "" for no encryption
 
-    The service may be away, slow or starting anew: images whose deadline passes are counted, one line is logged an
-    outage, and refinement resumes by itself. Raises ValueError for an address, a deadline or a key that cannot be.
+    The service may be away, slow or restarting: images whose deadline passes are counted, one line is logged per outage,
+    and refinement resumes by itself. Raises ValueError for an address, a deadline or a key that cannot be.
     """
 
     def __init__(self, address=ADDRESS, refiner=DEFAULT_REFINER, queue_size=32, deadline=60.0, server_key="", secret_key=""):

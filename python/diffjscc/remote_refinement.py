@@ -107,8 +107,8 @@ class RemoteRefinement(Refinement):
         self._delivery.stop(max(DELIVERY, end - time.monotonic()))
 
     def _submit(self, pixels, metadata, timeout):
-        """Where the service is there, what it has is not given up for what is new: behind a slow one nothing would ever be
-        finished. Where it is not, the newest images are what it had better find when it is back.
+        """While the service is connected, images that it already has are not cancelled for newer ones: a slow service would
+        never finish any. While it is away, the oldest image is cancelled, so that it finds the newest ones when it is back.
         """
         end = time.monotonic() + timeout
         while self._on_full == "wait" and not self._has_room(PATIENCE) and not self._is_away() and time.monotonic() < end:

@@ -21,7 +21,7 @@ def start_thread(target, stop, name):
     """A started daemon thread. ``stop`` is called when the interpreter ends, and must make ``target`` return.
 
     torch aborts the whole process (SIGABRT) when a daemon thread still computes while the interpreter is taken down. A thread
-    that is no daemon would keep a process alive whose flowgraph nobody stopped.
+    that is no daemon would keep a process alive whose flowgraph was never stopped.
     """
     thread = threading.Thread(target=target, daemon=True, name=name)
     _running[thread] = stop

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Images to symbols: what jscc_source and jscc_encoder share."""
 
-from diffjscc.hub import find_model, model_rates
-from diffjscc.symbols import parse_rate, parse_snr_db
+from diffjscc.hub import find_model
+from diffjscc.symbols import check_rate, parse_snr_db
 
 
 class Transmitter:
@@ -13,19 +13,14 @@ class Transmitter:
 
     def __init__(self, codec, rate, snr_db, device):
         entry = find_model(codec)
-        self._codec_name, self._name, self._rates, self._device = codec, entry.name, model_rates(entry.codec), device
+        self._codec_name, self._name, self._rates, self._device = codec, entry.name, entry.rates, device
         self._codec = None
         self._next_id = 0
         self.set_rate(rate)
         self.set_snr_db(snr_db)
 
     def set_rate(self, rate):
-        rate = parse_rate(rate)
-        if rate not in self._rates:
-            raise ValueError(
-                f"rate {rate} is not one that codec '{self._name}' has: choose from {', '.join(map(str, self._rates))}"
-            )
-        self.rate = rate
+        self.rate = check_rate(self._name, self._rates, rate)
 
     def set_snr_db(self, snr_db):
         self.snr_db = parse_snr_db(snr_db)

@@ -278,7 +278,7 @@ def test_a_usrp_is_tuned_as_asked_and_an_inexact_rate_is_refused(connect, name, 
     block.set_antenna.assert_called_once_with("RX2")
     block.set_bandwidth.assert_called_once_with(1e6)
     block.get_samp_rate.return_value = 1.0001e6
-    with pytest.raises(ValueError, match="1000100.0 samples/s of 1e"):
+    with pytest.raises(ValueError, match="1000100.0 samples/s instead of 1e"):
         connect(Radio("uhd", frequency=2.45e9))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pmt
 import pytest
 from blocks.flowgraphs import SymbolSource, burst_tags
-from conftest import photograph
+from conftest import photograph, small_codec
 from gnuradio import blocks, channels, diffjscc, gr
 from gnuradio.diffjscc.incoming import Incoming
 from gnuradio.diffjscc.receiver import Receiver
@@ -135,6 +135,16 @@ def test_a_folder_that_is_no_codec_and_appears_later_costs_no_burst(symbols, lit
     flowgraph.connect(source, sink)
     flowgraph.run()
     assert sink.counters()["decoded"] == 2 and sink.counters()["dropped"] == {}
+
+
+def test_of_two_codecs_with_one_number_on_the_air_the_first_is_decoded_and_one_line_says_so(tmp_path, monkeypatch, caplog):
+    # The low twelve bits of the CRC-32 of both are 0x6d5.
+    for name in ("c500", "c59"):
+        save_codec(small_codec("resnet"), tmp_path / name)
+    monkeypatch.setenv("DIFFJSCC_MODELS", str(tmp_path))
+    assert Receiver("", None, "cpu").find_codec(0x6D5) == "c500"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "codec 'c59' is never decoded" in line and "'c500'" in line
 
 
 @pytest.mark.parametrize("codec", ["lite", ""])
