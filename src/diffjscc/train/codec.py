@@ -112,12 +112,12 @@ class CodecRecipe(Recipe):
 def check_architecture(options: dict[str, Any]) -> None:
     """Raises ValueError for an architecture, or an option of it, that does not exist."""
     name = options.get("architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ValueError(f"architecture.architecture = {name!r}: must be one of {', '.join(ARCHITECTURES)}")
     known = ["architecture", *list(inspect.signature(ARCHITECTURES[name].__init__).parameters)[1:]]
     for key in options:
         if key not in known:
-            raise unknown_key(f"architecture.{key}", [f"architecture.{k}" for k in known])
+            raise unknown_key("architecture.", key, known)
 
 
 def build_architecture(options: dict[str, Any]) -> Codec:

@@ -64,7 +64,7 @@ class Fields:
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
-                raise unknown_key(f"{cls.prefix}{name}", [cls.prefix + known for known in names])
+                raise unknown_key(cls.prefix, str(name), names)
         required = (f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
         missing = [name for name in required if name not in values]
         if missing:
@@ -103,12 +103,13 @@ def convert(annotation: str, value: Any) -> Any:
     return int(number) if annotation == "int" else number
 
 
-def unknown_key(name: str, known: Sequence[str]) -> ValueError:
-    """What is raised for a key that does not exist."""
-    return ValueError(f"no key is called '{name}'{nearest(name, known)}; there are {', '.join(known)}")
+def unknown_key(prefix: str, name: str, known: Sequence[str]) -> ValueError:
+    """What is raised for a key that does not exist; ``prefix`` stands before all of them."""
+    near = nearest(name, known, prefix)
+    return ValueError(f"no key is called '{prefix}{name}'{near}; there are {', '.join(prefix + other for other in known)}")
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
     """ " (did you mean 'x'?)", or nothing where no known name is like it."""
     near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    return f" (did you mean '{prefix}{near[0]}'?)" if near else ""

@@ -55,7 +55,7 @@ class Recipe(Fields):
             self.check(name, getattr(self, name) >= 1, "at least 1")
         self.check("crop", self.crop >= 2 * BLOCK and self.crop % BLOCK == 0, f"a multiple of {BLOCK}, at least {2 * BLOCK}")
         self.check("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-        self.check("batch", self.batch % self.accumulate == 0, f"a multiple of accumulate = {self.accumulate}")
+        self.check("accumulate", self.batch % self.accumulate == 0, f"a divisor of batch = {self.batch}")
         self.check("seed", self.seed >= 0, "at least 0")
 
     def check_above_zero(self, *names: str) -> None:
@@ -137,7 +137,7 @@ def as_yaml(recipe: Recipe) -> str:
 
 def _class_of(values: Mapping[str, Any]) -> type[Recipe]:
     kind = values.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind = {kind!r}: must be one of {', '.join(KINDS)}{nearest(str(kind), list(KINDS))}")
     return recipe_class(kind)
 
