@@ -50,7 +50,7 @@ WRONG = [
     ("simulate IMAGE --refiner mini --steps many", "--steps: 'many': expected a whole number"),
     ("simulate IMAGE --refiner mini --strength 0", "--strength: '0': expected a number above 0 to 1"),
     ("simulate IMAGE --refiner mini --strength 1.5", "--strength: '1.5': expected a number above 0 to 1"),
-    ("simulate IMAGE --refiner mini --colour-fix sepia", "choose from none, wavelet, adain"),
+    ("simulate IMAGE --refiner mini --colour-fix sepia", "colour_fix 'sepia': choose from"),
     ("simulate IMAGE --refiner mini --prompt bird", "text encoder"),
     ("simulate IMAGE --refiner mini --captioner FILE", "no BLIP-2 there"),
     *(
@@ -66,11 +66,8 @@ WRONG = [
     ),
     ("simulate IMAGE --out FILE", "no folder can be made there"),
     ("simulate IMAGE --out FILE/folder", "no folder can be made there"),
-    ("simulate IMAGE --json yes", "yes: no such file"),
-    (
-        "simulate IMAGE --refine",
-        "ambiguous option: --refine could match --refiner|unrecognized arguments: --refine|--refine: expected one",
-    ),
+    ("simulate IMAGE --json yes", "unrecognized arguments: yes"),
+    ("simulate IMAGE --refiner", "--refiner: expected one argument"),
     ("models remove", "invalid choice: 'remove'"),
     ("models --jsn", "unrecognized arguments: --jsn"),
     ("models import", "the following arguments are required: PATH_OR_HUB_ID"),
@@ -110,7 +107,7 @@ def test_a_wrong_value_is_one_line_and_exit_2(place, command, message, capsys):
     said = capsys.readouterr()
     assert code == 2
     assert said.err.count("\n") == 1 and said.err.startswith("diffjscc")
-    assert any(part in said.err for part in message.split("|"))
+    assert message in said.err
     assert said.out == ""
 
 
