@@ -83,7 +83,8 @@ def _delay_line(profile: str, delay_spread: float, doppler: float):
         try:
             from sionna.phy.channel.tr38901 import TDL
         except ImportError as error:
-            raise MissingExtra(f"channel.tdl needs Sionna, which cannot be imported ({error.name}): {INSTALL}") from None
+            missing = (error.name or "").partition(".")[0]
+            raise MissingExtra(f"channel.tdl needs Sionna, and {missing} cannot be imported: {INSTALL}") from None
         speed = doppler / _CARRIER_HZ * _SPEED_OF_LIGHT
         return TDL(profile, delay_spread, _CARRIER_HZ, min_speed=speed, precision="single", device="cpu")
 
