@@ -29,7 +29,7 @@ def test_bursts_of_another_preset_are_one_warning_that_names_the_own_one(sent, l
     assert f"fft_len {listening.removeprefix('ofdm')}, cp_len 16" in line
 
 
-@pytest.mark.parametrize("offset", [-0.01, 0.003, 0.01, 0.03])
+@pytest.mark.parametrize("offset", [-0.05, -0.01, 0.003, 0.01, 0.05])
 @pytest.mark.parametrize("preset", ["ofdm64", "ofdm256"])
 def test_a_wrong_sample_rate_is_a_warning(preset, offset, capfd):
     samples, _ = bursts(10, preset)

@@ -25,10 +25,15 @@ void bind_burst_demodulator(py::module& m)
     using burst_demodulator = ::gr::diffjscc::burst_demodulator;
 
     py::class_<burst_demodulator,
-               gr::block, gr::basic_block,
-               std::shared_ptr<burst_demodulator>>(m, "burst_demodulator", D(burst_demodulator))
+               gr::block,
+               gr::basic_block,
+               std::shared_ptr<burst_demodulator>>(
+        m, "burst_demodulator", D(burst_demodulator))
 
-        .def(py::init(&burst_demodulator::make), py::arg("fft_len") = 256, py::arg("cp_len") = 16, D(burst_demodulator, make))
+        .def(py::init(&burst_demodulator::make),
+             py::arg("fft_len") = 256,
+             py::arg("cp_len") = 16,
+             D(burst_demodulator, make))
 
         .def("received", &burst_demodulator::received, D(burst_demodulator, received))
 

@@ -25,10 +25,15 @@ void bind_burst_detector(py::module& m)
     using burst_detector = ::gr::diffjscc::burst_detector;
 
     py::class_<burst_detector,
-               gr::sync_block, gr::block, gr::basic_block,
+               gr::sync_block,
+               gr::block,
+               gr::basic_block,
                std::shared_ptr<burst_detector>>(m, "burst_detector", D(burst_detector))
 
-        .def(py::init(&burst_detector::make), py::arg("false_alarm_rate") = 1e-9, py::arg("max_offset") = 0.05, D(burst_detector, make))
+        .def(py::init(&burst_detector::make),
+             py::arg("false_alarm_rate") = 1e-9,
+             py::arg("max_offset") = 0.05,
+             D(burst_detector, make))
 
         .def("detected", &burst_detector::detected, D(burst_detector, detected))
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the comment at the head of a binding says; GNU Radio's GR_PYBIND_MAKE_OOT calls it by this name and place.
+"""Reads the settings in a binding's first comment, for GNU Radio's GR_PYBIND_MAKE_OOT, which needs this name and place.
 
 header_utils.py all FILE    prints automatic;pygccxml;header file;header hash, as a CMake list
 """
