@@ -71,7 +71,7 @@ class ServerProcess:
         return self._seeds("computed")
 
     def completed(self):
-        """Seeds of the images that the stub has computed to the end, in order."""
+        """Seeds, of 40 … 49, of the images that the stub has computed to the end, in order."""
         return self._seeds("completed")
 
     def _seeds(self, word):
