@@ -111,6 +111,19 @@ def test_an_image_that_cannot_be_written_is_received_and_refined_once(images, tm
     assert call("rx", *options, 4) == 1
 
 
+def test_the_receiver_s_options_make_its_refinement():
+    receiver = load("rx")
+
+    def refinement(*options):
+        return receiver.refinement_of(receiver.make_parser().parse_args(["--radio", "zmq", *options]))
+
+    assert refinement() is None
+    assert isinstance(refinement("--refine", "local"), diffjscc.LocalRefinement)
+    remote = refinement("--refine", "remote", "--service", "tcp://127.0.0.1:9", "--refiner", "other", "--refine-deadline", "7")
+    assert isinstance(remote, diffjscc.RemoteRefinement)
+    assert (remote._client.address, remote._refiner_name, remote._deadline) == ("tcp://127.0.0.1:9", "other", 7.0)
+
+
 def test_a_recording_replays_as_it_was_received(images, tmp_path, capsys):
     sent, recorded = tmp_path / "sent", tmp_path / "recorded"
     assert call("tx", images, "--radio", "sigmf", "--file", sent, "--frequency", "2.45G", "--sample-rate", "narrow") == 0
@@ -254,6 +267,9 @@ def test_wrong_values_are_one_line(images, tmp_path, capsys):
         ("rx", ["--radio", "zmq", "--sample-rate=-1k"], "sample rate -1000: must be above 0"),
         ("rx", ["--radio", "zmq", "--codec", "absent"], "absent"),
         ("rx", ["--radio", "zmq", "--record", tmp_path / "no/where"], "no such file"),
+        ("rx", ["--radio", "zmq", "--refine", "local", "--refiner", "absent"], "absent"),
+        ("rx", ["--radio", "zmq", "--refine", "remote", "--service", "here"], "expected an address"),
+        ("rx", ["--radio", "zmq", "--refine", "remote", "--refine-deadline", "0"], "deadline = 0.0"),
     ]:
         assert message in refusal(app, arguments, capsys), arguments
     assert not (tmp_path / "x").exists()
