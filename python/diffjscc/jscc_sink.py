@@ -105,7 +105,7 @@ class jscc_sink(gr.sync_block):
         self._clock, self._stopping = None, threading.Event()
         # Absolute index of the first symbol that was not seen yet.
         self._next = 0
-        # Of these, the log has been told.
+        # {counter: number} of what earlier stops gave up, for the log to tell only what is new.
         self._given_up = {}
 
     @refuses_bad_values
