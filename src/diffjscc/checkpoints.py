@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from .codec import build_codec
 from .errors import one_line
 from .folders import new_folder
-from .hub import ModelEntry, cache_folder, check_name, find_model, is_model, save_codec
+from .hub import ModelEntry, cache_folder, check_name, find_model, is_model, save_codec, survey_models
 from .refine import convert, ldm_config
 from .refine.checkpoint_file import read_tensors
 from .refine.control import ControlModule
@@ -148,16 +148,27 @@ def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike |
         from transformers import CLIPTextModel, CLIPTokenizer
 
         try:
-            unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
-            vae = AutoencoderKL.from_pretrained(source, subfolder="vae")
-            text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder")
+            unet = _whole(UNet2DConditionModel, source, "unet")
+            vae = _whole(AutoencoderKL, source, "vae")
+            text_encoder = _whole(CLIPTextModel, source, "text_encoder")
             tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
             scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
-        except OSError as error:
+        except ValueError:
+            raise
+        except Exception as error:
             raise ValueError(f"{source} is not a diffusers folder of Stable Diffusion ({one_line(error)})") from None
         if len(tokenizer) < 3:
             raise ValueError(f"{source} is not a diffusers folder of Stable Diffusion (its tokenizer knows no words)")
     return DiffJSCCPipeline(vae, unet, ControlModule.from_unet(unet, snr), scheduler, text_encoder, tokenizer)
+
+
+def _whole(cls: Any, source: Path, part: str) -> Any:
+    """A network from a diffusers folder. Raises ValueError where a tensor is not finite, or is missing: it would be random."""
+    network, found = cls.from_pretrained(source, subfolder=part, output_loading_info=True)
+    if missing := found["missing_keys"]:
+        raise ValueError(f"{source / part} lacks {len(missing)} tensors, such as {min(missing)}")
+    check_finite(network.state_dict(), source / part)
+    return network
 
 
 def _name(name: str | None, source: str | os.PathLike) -> str:
@@ -171,7 +182,10 @@ def _name(name: str | None, source: str | os.PathLike) -> str:
 
 
 def _check_free(target: Path, replace: bool) -> None:
-    """Raises ValueError where something is there that must stay."""
+    """Raises ValueError where something is there that must stay, or another model has the name."""
+    for entry in survey_models()[0]:
+        if entry.name == target.name and entry.path.parent != target.parent == cache_folder():
+            raise ValueError(f"'{entry.name}' is the name of the model in {entry.path}: choose another")
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not is_model(target):

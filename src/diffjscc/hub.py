@@ -211,7 +211,10 @@ def _entry(path: Path) -> ModelEntry:
     if refiner is not None:
         kind = _read_json(refiner / REFINER_INDEX).get("_class_name")
         if kind != "DiffJSCCPipeline":
-            foreign, refiner = f"{path} holds no refiner of this package: its {REFINER_INDEX} is of {kind!r}", None
+            foreign, refiner = (
+                f"{path} holds no refiner of this package: its {REFINER_INDEX} is of {one_line(repr(kind), 40)}",
+                None,
+            )
     if os.path.isfile(path / CONFIG):
         codec = _read_json(path / CONFIG)
         if not isinstance(codec.get("architecture"), str):

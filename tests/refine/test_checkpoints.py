@@ -250,6 +250,23 @@ def test_training_starts_from_a_diffusers_folder_of_stable_diffusion(tmp_path):
     assert load_refiner(tmp_path / "model")(image(), 1.0, "a dog", steps=2).shape == (3, 64, 96)
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_training_does_not_start_from_random_numbers_or_none(tmp_path, part):
+    """diffusers and transformers fill in what a file lacks."""
+    refiner = diffusion_refiner()
+    for name in ("unet", "vae", "text_encoder", "scheduler"):
+        getattr(refiner, name).save_pretrained(tmp_path / "sd" / name)
+    _write_tokenizer(tmp_path / "sd" / "tokenizer")
+    (file,) = (tmp_path / "sd" / part).glob("*.safetensors")
+    name = min(load_file(file))
+    spoil_file(file, lambda tensors: tensors.update({name: torch.full_like(tensors[name], torch.nan)}))
+    with pytest.raises(ValueError, match=rf"{part}: tensor .*{re.escape(name)} does not fit float16: it holds NaN"):
+        checkpoints.load_stable_diffusion(tmp_path / "sd")
+    spoil_file(file, lambda tensors: tensors.pop(name))
+    with pytest.raises(ValueError, match=rf"{part} lacks 1 tensors, such as .*{re.escape(name)}"):
+        checkpoints.load_stable_diffusion(tmp_path / "sd")
+
+
 def _write_tokenizer(folder):
     """A CLIP tokenizer of single letters."""
     folder.mkdir(parents=True)

@@ -79,6 +79,15 @@ def test_a_name_taken_from_the_source_is_held_to_the_same(checkpoint, models, tm
     assert [path.name for path in models.iterdir()] == ["good"]
 
 
+def test_a_name_that_another_folder_of_models_has_is_refused(checkpoint, models, tmp_path, monkeypatch):
+    """The import would be written, and the other model found."""
+    save_codec(small_codec("resnet"), tmp_path / "shared" / "other")
+    monkeypatch.setenv("DIFFJSCC_MODELS", str(tmp_path / "shared"))
+    with pytest.raises(ValueError, match=rf"'other' is the name of the model in {tmp_path}/shared/other: choose another"):
+        import_checkpoint(checkpoint, "other", replace=True)
+    assert not models.exists()
+
+
 def test_nothing_is_replaced_unasked(checkpoint, precious, models, capsys):
     before = tree(precious)
     with pytest.raises(ValueError, match=r"other exists: choose another name, or have it replaced \(--replace\)"):

@@ -38,8 +38,8 @@ UNET, CONTROL, VAE, TEXT, CODEC = (
 #: The control module's own frozen copy of the VAE's encoder.
 CONDITION_ENCODER = "cond_encoder."
 
-#: Tensors that a checkpoint may hold and that nothing here needs: schedules, which are computed; a metric's network; the
-#: training's averages; what OpenCLIP needs for contrast with images alone.
+#: Tensors that a checkpoint may hold and that are not needed: noise schedules, which are computed here; the network of a metric;
+#: averages of the training; what OpenCLIP only uses to compare text with images.
 IGNORED = re.compile(
     r"(model_ema\.|(preprocess_model\.)?lpips_metric\.|cond_stage_model\.model\.(logit_scale|text_projection|attn_mask)$)"
     r"|((sqrt_|log_)?(recip_|recipm1_|one_minus_)?alphas_cumprod(_prev)?|betas|logvar|lvlb_weights|scale_factor"
