@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     return _train(recipe, arguments)
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A tracker writes in a thread of its own; where it cannot, `Run.run` reports that in one line."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
 def _train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     import signal
 
@@ -84,8 +91,10 @@ def _train(recipe: Recipe, arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    threading.excepthook = _thread_failed
     silent = not training.accelerator.is_main_process
-    with tqdm(total=recipe.steps, initial=training.step, unit="step", desc=recipe.kind, dynamic_ncols=True, disable=silent) as bar:
+    what = f"{recipe.kind} on {training.accelerator.num_processes} × {training.device.type}"
+    with tqdm(total=recipe.steps, initial=training.step, unit="step", desc=what, dynamic_ncols=True, disable=silent) as bar:
 
         def show(progress: Progress) -> None:
             bar.update()
@@ -97,4 +106,4 @@ def _train(recipe: Recipe, arguments: argparse.Namespace) -> int:
     if not silent:
         print(f"{'' if complete else f'stopped at step {training.step} of {recipe.steps}, '}model written to {model}")
     # As a shell counts a command that a signal ended, so that a script does not go on with half a training.
-    return 0 if complete else 128 + received[0]
+    return 0 if complete else 128 + (received[0] if received else signal.SIGTERM)

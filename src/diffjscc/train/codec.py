@@ -166,10 +166,14 @@ class CodecTrainer(Run):
         elif isinstance(self.codec, LiteCodec):
             self.codec.start_from_principal_components(self._sample_blocks())
 
-    def _sample_blocks(self, count: int = 1024) -> Tensor:
-        """Random 16×16 blocks of the training images, (M, 768) in [−0.5, 0.5]."""
-        images, _ = self.crops(range(count))
-        return nn.functional.unfold(images - 0.5, BLOCK, stride=BLOCK).transpose(1, 2).reshape(-1, 3 * BLOCK * BLOCK)
+    def _sample_blocks(self, crops: int = 512, each: int = 64) -> Tensor:
+        """16×16 blocks from random crops, about ``each`` of a crop, (M, 768) in [−0.5, 0.5]."""
+        blocks = []
+        for number in range(crops):
+            image, _ = self.crops([number])
+            found = nn.functional.unfold(image - 0.5, BLOCK, stride=BLOCK)[0].T
+            blocks.append(found[:: max(1, len(found) // each)].clone())
+        return torch.cat(blocks)
 
     def parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"codec": self.codec, "average": self.average}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,13 +38,16 @@ def make_accelerator(recipe: Recipe, device: str, logs: Path, tracker: str) -> A
     if "LOCAL_RANK" not in os.environ:
         AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        accelerator = Accelerator(
-            mixed_precision=recipe.precision,
-            cpu=device == "cpu",
-            gradient_accumulation_steps=recipe.accumulate,
-            log_with=tracker or None,
-            project_dir=str(logs) if tracker else None,
-        )
+        with warnings.catch_warnings():
+            # Of a tracker that is not installed it only warns.
+            warnings.simplefilter("ignore")
+            accelerator = Accelerator(
+                mixed_precision=recipe.precision,
+                cpu=device == "cpu",
+                gradient_accumulation_steps=recipe.accumulate,
+                log_with=tracker or None,
+                project_dir=str(logs) if tracker else None,
+            )
     except (ValueError, ImportError) as error:
         raise ValueError(f"precision = {recipe.precision}, tracker '{tracker}': {one_line(error)}") from None
     if tracker and not accelerator.log_with:

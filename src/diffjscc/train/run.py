@@ -39,6 +39,10 @@ MAX_LOST = 20
 
 #: Seconds between scalars for trackers.
 LOG_SECONDS = 5.0
+#: Images are shown to trackers each time that a training has grown by this factor: about 15 times from the first hour to the
+#: last of a day. They are large.
+SHOW_EVERY = 1.25
+
 #: How a tracker is told that images are (N, H, W, 3).
 _LAYOUT = {"tensorboard": {"dataformats": "NHWC"}}
 
@@ -352,7 +356,7 @@ class Run(ABC):
 
     # --- trackers ------------------------------------------------------------------------------------------------------------
 
-    _logged = -math.inf
+    _logged, _shown_at = -math.inf, 0
 
     def _log(self, values: Mapping[str, float], now: bool = False) -> None:
         if self._tracked and (now or time.monotonic() - self._logged > LOG_SECONDS):
@@ -362,8 +366,12 @@ class Run(ABC):
                 self._logged = time.monotonic()
 
     def _show(self) -> None:
+        """Shows trackers what the weights make of held-out images, if those have gone far enough since the last time."""
         trackers = [tracker for tracker in self.accelerator.trackers if hasattr(tracker, "log_images")]
-        for name, images in self.preview().items() if trackers else ():
+        if not trackers or self.step < SHOW_EVERY * self._shown_at:
+            return
+        self._shown_at = self.step
+        for name, images in self.preview().items():
             pixels = images.detach().float().clamp(0, 1).cpu().numpy().transpose(0, 2, 3, 1)
             for tracker in trackers:
                 with self.folder.writing():
