@@ -200,6 +200,28 @@ def test_nothing_but_broken_samples_gives_no_burst():
         assert headers == [] and len(symbols) == 0
 
 
+@pytest.mark.parametrize("preset", ["ofdm64", "ofdm256"])
+def test_mutilated_streams_give_finite_numbers(preset):
+    """Pieces that are missing, doubled, silent, not finite, or at another level, at random."""
+    random = np.random.default_rng(0)
+    found = 0
+    for seed in range(20):
+        samples, _ = bursts(4, preset, length=int(random.integers(1, 2000)), gap=int(random.integers(0, 300)), seed=seed)
+        samples = noisy(samples, random.uniform(-8, 20))
+        for _ in range(random.integers(0, 6)):
+            begin, count = random.integers(0, len(samples)), random.integers(1, 3000)
+            piece, level = samples[begin : begin + count], 10 ** random.uniform(-20, 18)
+            with np.errstate(invalid="ignore"):
+                others = ([], np.append(piece, piece), 0 * piece, np.nan * piece, (level * piece).astype(np.complex64))
+            samples = np.concatenate((samples[:begin], others[random.integers(5)], samples[begin + count :]))
+        received, *_ = receive(samples, preset)
+        found += len(received)
+        for _, symbols, noise_var, tags in received:
+            assert np.isfinite(symbols).all() and np.isfinite(list(tags.values())).all()
+            assert (noise_var >= 0).all()
+    assert found > 30
+
+
 @pytest.mark.parametrize("level", [1e-12, 1e-9, 1e9, 1e11])
 def test_extreme_levels_are_received(level, one):
     samples, header, payload = one
