@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The transmitter's half of the air interface, in NumPy."""
+"""The transmitter of the air interface, in NumPy."""
 
 import math
 
