@@ -60,7 +60,7 @@ class LocalRefinement(Refinement):
         import torch
 
         from diffjscc.hub import load_refiner
-        from diffjscc.images import to_pixels, to_tensor
+        from diffjscc.images import to_pixels
 
         pixels, metadata = item
         self._check_interrupted()
@@ -72,9 +72,9 @@ class LocalRefinement(Refinement):
             self._refiner = refiner
         # The same image is refined the same way again.
         generator = torch.Generator().manual_seed(metadata.get("image_id", 0))
-        refined = self._refiner(
-            to_tensor(pixels), metadata.get("snr_db"), generator=generator, callback_on_step_end=self._after_step
-        )
+        (refined,) = self._refiner(
+            pixels, metadata.get("snr_db"), generator=generator, output_type="pt", callback_on_step_end=self._after_step
+        ).images
         return to_pixels(refined)
 
     def _check_interrupted(self):

@@ -5,7 +5,8 @@
     symbols = codec.encode(image, snr_db=1.0, rate="1/128")        # image: float (3, H, W) in [0, 1]
     reception = diffjscc.transmit(symbols, snr_db=1.0)             # noise of a simulated channel
     initial = codec.decode(reception, symbols.header)
-    refined = diffjscc.load_refiner()(initial, reception.snr_db)   # on this machine …
+    refiner = diffjscc.load_refiner()                              # on this machine …
+    refined = refiner(initial, reception.snr_db).images[0]         # a PIL image
     client = diffjscc.RefineClient("tcp://gpu:5555")               # … or by a service on another
 
 This package never imports GNU Radio; the blocks are `gnuradio.diffjscc`. Its names are imported on first use:

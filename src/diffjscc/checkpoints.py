@@ -25,6 +25,7 @@ from .refine.control import ControlModule
 from .refine.ldm_config import Section, read_config
 from .refine.loading import to_half
 from .refine.pipeline import DiffJSCCPipeline
+from .refine.samplers import SpacedDDPMScheduler
 from .weights import check_finite, check_weights
 
 #: The checkpoints that the authors publish on the Hugging Face hub.
@@ -144,7 +145,7 @@ def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike |
         scheduler = convert.convert_scheduler(parameters)
         tokenizer = _tokenizer(None, local=True, words=text_encoder.config.vocab_size)
     else:
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+        from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
         try:
@@ -152,7 +153,8 @@ def load_stable_diffusion(source: str | os.PathLike, config: str | os.PathLike |
             vae = _whole(AutoencoderKL, source, "vae")
             text_encoder = _whole(CLIPTextModel, source, "text_encoder")
             tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
-            scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
+            spacing = {"timestep_spacing": "linspace", "clip_sample": False}
+            scheduler = SpacedDDPMScheduler.from_pretrained(source, subfolder="scheduler", **spacing)
         except ValueError:
             raise
         except Exception as error:

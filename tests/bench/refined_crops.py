@@ -35,7 +35,8 @@ def main():
         image = to_tensor(read_image(images[number - 1]))
         symbols = codec.encode(image, arguments.snr, arguments.rate)
         initial = codec.decode(transmit(symbols, arguments.snr, seed=number - 1), symbols.header)
-        refined = refiner(initial, arguments.snr, generator=torch.Generator().manual_seed(number - 1))
+        generator = torch.Generator().manual_seed(number - 1)
+        (refined,) = refiner(initial, arguments.snr, generator=generator, output_type="pt").images
         window = (slice(None), slice(top, top + SIDE), slice(left, left + SIDE))
         captions = (f"kodim{number:02d}", "initial", "refined")
         cells.append([(to_pixels(p[window]), caption) for p, caption in zip((image, initial, refined), captions)])

@@ -51,7 +51,7 @@ def bundled(name, threads, repeats):
     refiner = load_refiner(name)
     loaded = time.perf_counter() - start
     initial = photograph()
-    taken = seconds(lambda: refiner(initial, 1.0, generator=torch.Generator().manual_seed(0)), repeats)
+    taken = seconds(lambda: refiner(initial, 1.0, generator=torch.Generator().manual_seed(0), output_type="pt"), repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"| 768×512, {threads} CPU threads | an image | load | peak memory |\n|---|---|---|---|")
     print(f"| {name}, {str(refiner.unet.dtype).removeprefix('torch.')} | {taken:.2f} s | {loaded:.2f} s | {peak:.0f} MB |")
@@ -59,11 +59,12 @@ def bundled(name, threads, repeats):
 
 def full_size():
     """The authors' networks with random weights: UNet, control module, VAE and text encoder of their published sizes."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from diffjscc.refine.control import ControlModule
     from diffjscc.refine.pipeline import DiffJSCCPipeline
+    from diffjscc.refine.samplers import SpacedDDPMScheduler
 
     torch.manual_seed(0)
     widths = (320, 640, 1280, 1280)
@@ -80,7 +81,7 @@ def full_size():
         layers_per_block=2,
     )
     text = CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    scheduler = SpacedDDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     return DiffJSCCPipeline(vae, unet, ControlModule.from_unet(unet), scheduler, CLIPTextModel(text))
 
 
@@ -93,7 +94,8 @@ def gpu(repeats):
 
     def rates():
         def run(batch):
-            refiner(batch, 1.0, steps=STEPS, generator=torch.Generator("cuda").manual_seed(0))
+            generator = torch.Generator("cuda").manual_seed(0)
+            refiner(batch, 1.0, num_inference_steps=STEPS, generator=generator, output_type="pt")
 
         return {count: count / seconds(lambda batch=batch: run(batch), repeats) for count, batch in batches.items()}
 

@@ -62,7 +62,7 @@ def test_with_drop_a_slow_refiner_does_not_delay_stopping(photographs, tmp_path,
 def test_a_refinement_of_many_steps_is_interrupted_between_two(images, tmp_path, capfd):
     """A thousand steps, of which each takes milliseconds."""
     refiner = diffusion_refiner(text=False)
-    refiner.register_to_config(defaults={**refiner.config.defaults, "steps": 1000})
+    refiner.register_to_config(defaults={"num_inference_steps": 1000})
     refiner.save_pretrained(tmp_path / "patient")
     refinement = diffjscc.LocalRefinement(str(tmp_path / "patient"))
     sink = diffjscc.jscc_sink(refinement=refinement, on_full="drop")

@@ -5,6 +5,7 @@ import copy
 import os
 
 import pytest
+import torch
 from refine.tiny import Authors
 
 
@@ -45,3 +46,12 @@ def checkpoint(whole_checkpoint, tmp_path):
     for path in whole_checkpoint.iterdir():
         os.link(path, folder / path.name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks as small as those of `tiny` take longer on two threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 import yaml
-from refine.tiny import Authors, diffusion_refiner, flow_refiner
+from refine.tiny import Authors, diffusion_refiner, flow_refiner, refine
 from safetensors.torch import load_file, save_file
 
 from diffjscc import checkpoints
@@ -45,7 +45,7 @@ def test_an_imported_checkpoint_is_a_codec_and_a_refiner_by_name(authors, tmp_pa
     codec, refiner = load_codec("DiffJSCC-tiny"), load_refiner("DiffJSCC-tiny", dtype=torch.float32)
     symbols = codec.encode(image(), 7.0)
     initial = codec.decode(transmit(symbols, 7.0), symbols.header)
-    refined = refiner(initial, 7.0, steps=3, generator=torch.Generator().manual_seed(0))
+    refined = refine(refiner, initial, 7.0, num_inference_steps=3, generator=torch.Generator().manual_seed(0))
     assert refined.shape == (3, 64, 96)
     assert torch.isfinite(refined).all()
 
@@ -247,7 +247,7 @@ def test_training_starts_from_a_diffusers_folder_of_stable_diffusion(tmp_path):
     loaded = checkpoints.load_stable_diffusion(tmp_path / "sd")
     _check_fresh_control(loaded)
     loaded.save_pretrained(tmp_path / "model")
-    assert load_refiner(tmp_path / "model")(image(), 1.0, "a dog", steps=2).shape == (3, 64, 96)
+    assert refine(load_refiner(tmp_path / "model"), image(), 1.0, "a dog", num_inference_steps=2).shape == (3, 64, 96)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])

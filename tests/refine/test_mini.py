@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from refine.tiny import refine
 from skimage import data
 
 from diffjscc.channel import transmit
@@ -25,7 +26,7 @@ def images(lite, mini):
         original = to_tensor(getattr(data, name)())[:, :384, :512]
         symbols = lite.encode(original, 1.0, "1/128")
         initial = lite.decode(transmit(symbols, 1.0, seed=seed), symbols.header)
-        triples.append((original, initial, mini(initial, 1.0, generator=torch.Generator().manual_seed(seed))))
+        triples.append((original, initial, refine(mini, initial, 1.0, generator=torch.Generator().manual_seed(seed))))
     return triples
 
 
@@ -57,5 +58,5 @@ def test_flat_regions_stay_flat_and_colours_stay(images):
 
 def test_it_samples(images, mini):
     _, initial, refined = images[0]
-    other = mini(initial, 1.0, generator=torch.Generator().manual_seed(99))
+    other = refine(mini, initial, 1.0, generator=torch.Generator().manual_seed(99))
     assert 1e-4 < (other - refined).abs().mean() < 0.05

@@ -3,16 +3,20 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.upsampling import Upsample2D
-from refine.tiny import diffusion_refiner, flow_refiner
+from PIL import Image
+from refine.tiny import CountingTokenizer, diffusion_refiner, flow_refiner, refine, tiny_blip2
 
 from diffjscc.hub import load_refiner
 from diffjscc.refine.captions import caption
 from diffjscc.refine.guidance import LatentGuidance
 from diffjscc.refine.pipeline import FALLBACK_TILE, DiffJSCCPipeline
 from diffjscc.refine.unet import SmoothUpsample2D
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = {"diffusion": diffusion_refiner, "flow": flow_refiner}
 
@@ -48,29 +52,29 @@ def difference(a, b):
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (37, 51), (48, 64)])
 def test_an_image_of_any_size_keeps_it(refiner, height, width):
-    refined = refiner(image(height, width), 1.0, generator=seeded())
+    refined = refine(refiner, image(height, width), 1.0, generator=seeded())
     assert refined.shape == (3, height, width)
     assert refined.dtype == torch.float32
     assert 0 <= refined.min() <= refined.max() <= 1
 
 
 def test_the_seed_decides_the_image(refiner):
-    first, again, other = (refiner(image(), 1.0, generator=seeded(seed)) for seed in (1, 1, 2))
+    first, again, other = (refine(refiner, image(), 1.0, generator=seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert difference(first, other) > 1e-3
 
 
 def test_an_image_does_not_depend_on_its_batch(refiner):
     images = torch.stack([image(seed=seed) for seed in range(3)])
-    together = refiner(images, torch.tensor([1.0, 7.0, 13.0]), generator=[seeded(seed) for seed in range(3)])
+    together = refine(refiner, images, torch.tensor([1.0, 7.0, 13.0]), generator=[seeded(seed) for seed in range(3)])
     for index, snr_db in enumerate((1.0, 7.0, 13.0)):
-        alone = refiner(images[index], snr_db, generator=seeded(index))
+        alone = refine(refiner, images[index], snr_db, generator=seeded(index))
         assert difference(alone, together[index]) < 1e-4
 
 
 def test_the_snr_matters_and_can_be_left_out(refiner):
     near, far, without, unknown = (
-        refiner(image(), snr_db, use_snr=use, generator=seeded())
+        refine(refiner, image(), snr_db, use_snr=use, generator=seeded())
         for snr_db, use in ((1.0, True), (15.0, True), (1.0, False), (None, True))
     )
     assert difference(near, far) > 1e-5
@@ -78,26 +82,28 @@ def test_the_snr_matters_and_can_be_left_out(refiner):
     assert torch.equal(without, unknown)
 
 
-def test_saved_and_loaded_it_paints_the_same(refiner, tmp_path):
+def test_saved_and_loaded_it_refines_the_same(refiner, tmp_path):
     refiner.save_pretrained(tmp_path)
     loaded = DiffJSCCPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert difference(loaded(image(), 1.0, generator=seeded()), refiner(image(), 1.0, generator=seeded())) < 1e-5
+    assert difference(refine(loaded, image(), 1.0, generator=seeded()), refine(refiner, image(), 1.0, generator=seeded())) < 1e-5
 
 
-def test_half_precision_is_near_full(flow):
-    half = flow_refiner().to(torch.bfloat16)
-    assert (half(image(), 1.0, generator=seeded()) - flow(image(), 1.0, generator=seeded())).abs().mean() < 0.02
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near_full(flow, dtype):
+    half = flow_refiner().to(dtype)
+    assert (refine(half, image(), 1.0, generator=seeded()) - refine(flow, image(), 1.0, generator=seeded())).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "dpm++karras"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_every_sampler_walks_as_many_steps_as_it_says(diffusion, sampler, strength):
     timesteps = []
-    refined = diffusion(
+    refined = refine(
+        diffusion,
         image(),
         1.0,
-        steps=6,
+        num_inference_steps=6,
         sampler=sampler,
         strength=strength,
         generator=seeded(),
@@ -106,19 +112,19 @@ def test_every_sampler_walks_as_many_steps_as_it_says(diffusion, sampler, streng
     assert torch.isfinite(refined).all()
     assert len(timesteps) == round(6 * strength)
     assert timesteps == sorted(timesteps, reverse=True)
-    assert timesteps[0] > 900 if strength == 1 else timesteps[0] < 700
+    assert timesteps[0] == 999 if strength == 1 else timesteps[0] < 700
 
 
 def test_a_little_strength_stays_near_the_initial_reconstruction(refiner):
     initial = image()
-    round_trip = refiner(initial, 1.0, strength=0.001, colour_fix="none", generator=seeded(), **_thousand_steps(refiner))
-    painted = refiner(initial, 1.0, strength=1.0, colour_fix="none", generator=seeded())
-    anchor = initial if "flow" in refiner.config.defaults["sampler"] else refiner.decode(refiner.encode(initial[None]))[0]
+    round_trip = refine(refiner, initial, 1.0, strength=0.001, colour_fix="none", generator=seeded(), **_thousand_steps(refiner))
+    painted = refine(refiner, initial, 1.0, strength=1.0, colour_fix="none", generator=seeded())
+    anchor = initial if refiner.is_flow else refiner.decode(refiner.encode(initial[None]))[0]
     assert (round_trip - anchor.clamp(0, 1)).abs().mean() < 0.3 * (painted - anchor).abs().mean()
 
 
 def _thousand_steps(refiner):
-    return {} if refiner.config.defaults["sampler"] == "flow" else {"steps": 1000}
+    return {} if refiner.is_flow else {"num_inference_steps": 1000}
 
 
 def test_latent_guidance_pulls_towards_the_initial_reconstruction(diffusion):
@@ -127,7 +133,8 @@ def test_latent_guidance_pulls_towards_the_initial_reconstruction(diffusion):
     distances = []
     for scale in (0.0, 200.0, 1000.0):
         ends = []
-        diffusion(
+        refine(
+            diffusion,
             initial,
             1.0,
             latent_guidance=LatentGuidance(scale),
@@ -141,28 +148,23 @@ def test_latent_guidance_pulls_towards_the_initial_reconstruction(diffusion):
 def test_guidance_outside_its_timesteps_does_nothing(diffusion):
     late = LatentGuidance(1000.0, start=1, stop=-1)
     assert torch.equal(
-        diffusion(image(), 1.0, latent_guidance=late, generator=seeded()), diffusion(image(), 1.0, generator=seeded())
+        refine(diffusion, image(), 1.0, latent_guidance=late, generator=seeded()),
+        refine(diffusion, image(), 1.0, generator=seeded()),
     )
 
 
 def test_a_callback_may_replace_the_sample(diffusion):
-    replaced = diffusion(
-        image(), 1.0, generator=seeded(), callback_on_step_end=lambda p, s, t, tensors: {"latents": tensors["latents"] * 0}
+    replaced = refine(
+        diffusion,
+        image(),
+        1.0,
+        generator=seeded(),
+        callback_on_step_end=lambda p, s, t, tensors: {"latents": tensors["latents"] * 0},
     )
     black = diffusion.decode(torch.zeros(1, 4, 24, 32))[0]
     from diffjscc.refine.colour import match_low_frequencies
 
     assert difference(replaced, match_low_frequencies(black[None], image()[None])[0].clamp(0, 1)) < 1e-4
-
-
-class CountingTokenizer:
-    """Words to tokens by their length: enough for texts to differ."""
-
-    model_max_length = 8
-
-    def __call__(self, prompts, **kwargs):
-        rows = [([48] + [len(word) for word in prompt.split()] + [49] + [0] * 8)[:8] for prompt in prompts]
-        return type("Tokens", (), {"input_ids": torch.tensor(rows)})
 
 
 class Captioner:
@@ -198,7 +200,7 @@ def speaking():
 
 def test_prompts_and_classifier_free_guidance_change_the_image(speaking):
     def paint(prompt, **options):
-        return speaking(image(), 1.0, prompt, generator=seeded(), **options)
+        return refine(speaking, image(), 1.0, prompt, generator=seeded(), **options)
 
     assert difference(paint("a dog"), paint("two elephants")) > 1e-5
     assert difference(paint("a dog"), paint("a dog", use_text=False)) > 1e-5
@@ -208,44 +210,12 @@ def test_prompts_and_classifier_free_guidance_change_the_image(speaking):
 
 def test_a_caption_is_asked_for_once_an_image(speaking):
     speaking.captioner = speaking.caption_processor = captioner = Captioner()
-    captioned = speaking(image(), 1.0, generator=seeded())
-    assert torch.equal(captioned, speaking(image(), 1.0, generator=seeded()))
+    captioned = refine(speaking, image(), 1.0, generator=seeded())
+    assert torch.equal(captioned, refine(speaking, image(), 1.0, generator=seeded()))
     assert captioner.calls == 1
-    speaking(image(seed=5), 1.0, generator=seeded())
+    refine(speaking, image(seed=5), 1.0, generator=seeded())
     assert captioner.calls == 2
-    assert torch.equal(captioned, speaking(image(), 1.0, "a red barn", generator=seeded()))
-
-
-def tiny_blip2(folder):
-    """A random BLIP-2 of twelve words, with its processor, as the real ones are stored."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, PreTrainedTokenizerFast
-
-    words = ["<pad>", "<s>", "</s>", "<image>", "<unk>", "a", "red", "barn", "dog", "on", "the", "hill"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **special)
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Blip2Config(
-        vision_config={**small, "image_size": 32, "patch_size": 16},
-        qformer_config={**small, "encoder_hidden_size": 16, "vocab_size": len(words)},
-        text_config={**small, "model_type": "opt", "ffn_dim": 16, "word_embed_proj_dim": 16, "vocab_size": len(words)}
-        | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-        num_query_tokens=4,
-        image_token_index=3,
-    )
-    torch.manual_seed(0)
-    model = Blip2ForConditionalGeneration(config)
-    # It always says words, and never ends.
-    decoder = model.language_model.model.decoder
-    with torch.no_grad():
-        decoder.embed_tokens.weight[:5] = -1
-        decoder.final_layer_norm.weight.zero_()
-        decoder.final_layer_norm.bias.fill_(1)
-    model.save_pretrained(folder)
-    processor = BlipImageProcessor(size={"height": 32, "width": 32})
-    Blip2Processor(processor, tokenizer, num_query_tokens=4).save_pretrained(folder)
+    assert torch.equal(captioned, refine(speaking, image(), 1.0, "a red barn", generator=seeded()))
 
 
 def test_captions_come_from_a_blip2_checkpoint(tmp_path):
@@ -255,20 +225,20 @@ def test_captions_come_from_a_blip2_checkpoint(tmp_path):
     refiner.tokenizer = CountingTokenizer()
     (said,) = caption(refiner.captioner, refiner.caption_processor, image()[None])
     assert said and set(said.split()) <= {"a", "red", "barn", "dog", "on", "the", "hill"}
-    captioned = refiner(image(), 1.0, generator=seeded())
+    captioned = refine(refiner, image(), 1.0, generator=seeded())
     assert refiner.caption_failures == 0
-    assert torch.equal(captioned, refiner(image(), 1.0, said, generator=seeded()))
+    assert torch.equal(captioned, refine(refiner, image(), 1.0, said, generator=seeded()))
     with pytest.raises(ValueError, match="no BLIP-2 there"):
         load_refiner(tmp_path / "refiner", captioner=tmp_path / "refiner")
 
 
 def test_a_captioner_that_fails_costs_the_text_alone(speaking, caplog):
-    silent = speaking(image(), 1.0, generator=seeded())
+    silent = refine(speaking, image(), 1.0, generator=seeded())
     speaking.captioner = speaking.caption_processor = Captioner(broken=True)
     with caplog.at_level(logging.WARNING, "diffjscc"):
         for seed in (0, 1):
-            refined = speaking(image(seed=seed), 1.0, generator=seeded())
-    assert torch.equal(speaking(image(), 1.0, generator=seeded()), silent)
+            refined = refine(speaking, image(seed=seed), 1.0, generator=seeded())
+    assert torch.equal(refine(speaking, image(), 1.0, generator=seeded()), silent)
     assert refined.isfinite().all()
     assert speaking.caption_failures == 2
     assert len([r for r in caplog.records if "captioner failed" in r.message]) == 1
@@ -276,7 +246,7 @@ def test_a_captioner_that_fails_costs_the_text_alone(speaking, caplog):
 
 def test_tiles_fade_into_nearly_the_whole_image(flow):
     initial = image(128, 192)
-    whole, tiled = (flow(initial, 1.0, tile=tile, generator=seeded()) for tile in (None, 64))
+    whole, tiled = (refine(flow, initial, 1.0, tile=tile, generator=seeded()) for tile in (None, 64))
     # Group normalisation sees other neighbourhoods in a tile, so that the two are alike and not equal.
     assert (whole - tiled).abs().mean() < 0.25 * (whole - initial).abs().mean()
 
@@ -286,11 +256,11 @@ def test_an_image_beyond_the_memory_budget_is_refined_in_tiles():
     widest = []
     refiner.unet.register_forward_pre_hook(lambda unet, inputs: widest.append(inputs[0].shape[-1]))
     initial = image(64, FALLBACK_TILE + 64)
-    whole = refiner(initial, 1.0, generator=seeded())
+    whole = refine(refiner, initial, 1.0, generator=seeded())
     assert max(widest) == (FALLBACK_TILE + 64) // 4
     widest.clear()
     refiner.whole_pixels = 64 * FALLBACK_TILE
-    assert refiner(initial, 1.0, generator=seeded()).shape == whole.shape
+    assert refine(refiner, initial, 1.0, generator=seeded()).shape == whole.shape
     assert max(widest) == FALLBACK_TILE // 4 and len(widest) == 2
 
 
@@ -305,19 +275,42 @@ def test_tiles_of_a_function_of_each_value_are_exact():
     assert difference(doubled, x.repeat_interleave(2, -1).repeat_interleave(2, -2)) < 1e-6
 
 
-def test_out_of_memory_falls_back_to_tiles_and_says_so_once(flow, caplog, monkeypatch):
-    whole = flow.unet.forward
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Tiles of 64 pixels, and a UNet that runs out of memory in its nth run on a larger image."""
 
-    def small_memory(sample, *args, **kwargs):
-        if sample.shape[-1] * sample.shape[-2] > (FALLBACK_TILE // 4) ** 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(sample, *args, **kwargs)
+    def limit(refiner, nth=1):
+        whole, larger = refiner.unet.forward, []
 
-    monkeypatch.setattr(flow.unet, "forward", small_memory)
+        def forward(sample, *args, **kwargs):
+            if max(sample.shape[-2:]) > 64 // refiner.downsampling:
+                larger.append(sample.shape)
+                if len(larger) >= nth:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(sample, *args, **kwargs)
+
+        monkeypatch.setattr(refiner.unet, "forward", forward)
+
+    monkeypatch.setattr("diffjscc.refine.pipeline.FALLBACK_TILE", 64)
+    return limit
+
+
+def test_out_of_memory_falls_back_to_tiles_and_says_so_once(small_memory, caplog):
+    refiner = flow_refiner()
+    small_memory(refiner)
     with caplog.at_level(logging.WARNING, "diffjscc"):
         for _ in range(2):
-            assert flow(image(528, 528), 1.0, generator=seeded()).shape == (3, 528, 528)
+            assert refine(refiner, image(96, 96), 1.0, generator=seeded()).shape == (3, 96, 96)
     assert len([r for r in caplog.records if "out of GPU memory" in r.message]) == 1
+
+
+@pytest.mark.parametrize("generators", [lambda: seeded(3), lambda: [seeded(3)], lambda: torch.manual_seed(3) and None])
+def test_after_a_fall_back_to_tiles_the_seed_gives_the_image_of_tiles(small_memory, generators):
+    """Until it runs out of memory, the first try draws the noise of its start and of two steps."""
+    refiner = diffusion_refiner()
+    tiled = refine(refiner, image(48, 96), 1.0, tile=64, generator=generators())
+    small_memory(refiner, nth=3)
+    assert torch.equal(refine(refiner, image(48, 96), 1.0, generator=generators()), tiled)
 
 
 def test_out_of_memory_in_tiles_is_one_line(flow, monkeypatch):
@@ -326,31 +319,39 @@ def test_out_of_memory_in_tiles_is_one_line(flow, monkeypatch):
 
     monkeypatch.setattr(flow.unet, "forward", no_memory)
     with pytest.raises(ValueError, match="smaller tile"):
-        flow(image(), 1.0, tile=64)
+        refine(flow, image(), 1.0, tile=64)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 5000])
 def test_steps_that_no_schedule_has_are_refused(diffusion, steps):
     with pytest.raises(ValueError, match="from 1 to 1000"):
-        diffusion(image(), 1.0, steps=steps)
+        refine(diffusion, image(), 1.0, num_inference_steps=steps)
 
 
 @pytest.mark.parametrize("steps", [0, 2, 5000])
 def test_a_flow_is_walked_as_it_was_trained(flow, steps):
-    with pytest.raises(ValueError, match="leave steps out"):
-        flow(image(), 1.0, steps=steps)
+    with pytest.raises(ValueError, match="leave it out"):
+        refine(flow, image(), 1.0, num_inference_steps=steps)
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.5, 1.01])
 def test_strength_outside_its_range_is_refused(refiner, strength):
     with pytest.raises(ValueError, match="above 0 and at most 1"):
-        refiner(image(), 1.0, strength=strength)
+        refine(refiner, image(), 1.0, strength=strength)
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         ({"sampler": "euler"}, "choose from"),
+        ({"output_type": "jpeg"}, "choose from pil, np, pt, latent"),
+        ({"negative_prompt": "a dog"}, "no effect without guidance"),
+        ({"negative_prompt_embeds": torch.zeros(1, 8, 16)}, "no effect without guidance"),
+        ({"prompt": "a dog", "prompt_embeds": torch.zeros(1, 8, 16)}, "both given"),
+        ({"prompt_embeds": torch.zeros(2, 8, 16)}, "2 texts for 1 images"),
+        ({"prompt_embeds": torch.zeros(1, 8, 5)}, "expected \\(N, L"),
+        ({"generator": [torch.Generator()] * 3}, "3 generators for 1 images"),
+        ({"callback_on_step_end_tensor_inputs": ["f_s"]}, "choose from latents"),
         ({"colour_fix": "sepia"}, "choose from none, adain, wavelet"),
         ({"tile": 100}, "multiple of"),
         ({"prompt": ["one", "two"]}, "2 prompts for 1 images"),
@@ -366,20 +367,30 @@ def test_options_that_make_no_sense_are_refused_in_one_line(refiner, options, li
 @pytest.mark.parametrize(
     ("initial", "line"),
     [
-        (torch.zeros(1, 48, 64), "expected float"),
-        (torch.zeros(3, 48, 64, dtype=torch.uint8), "expected float"),
+        (torch.zeros(1, 48, 64), "expected PIL images"),
+        (torch.zeros(4, 48, 64), "expected PIL images"),
+        (torch.zeros(3, 48, 64, dtype=torch.uint8), "expected PIL images"),
         (torch.full((3, 48, 64), torch.nan), "NaN"),
+        (torch.full((3, 48, 64), 255.0), "in \\[0, 1\\]"),
         (torch.zeros(3, 8, 64), "at least 16"),
+        (np.zeros((48, 64), np.uint8), "expected PIL images"),
+        (np.zeros((48, 64, 3), np.int32), "expected PIL images"),
+        (Image.new("RGB", (8, 64)), "at least 16"),
+        ([torch.zeros(3, 48, 64), torch.zeros(3, 64, 64)], "2 different sizes"),
+        ([torch.zeros(3, 48, 64), Image.new("RGB", (64, 48))], "one type"),
+        ([], "empty list"),
+        ("photo.png", "image is str"),
     ],
 )
-def test_what_is_no_image_is_refused(refiner, initial, line):
-    with pytest.raises(ValueError, match=line):
+def test_what_is_no_image_is_refused_in_one_line(refiner, initial, line):
+    with pytest.raises(ValueError, match=line) as refusal:
         refiner(initial, 1.0)
+    assert "\n" not in str(refusal.value)
 
 
 def test_one_snr_or_one_for_each(refiner):
     with pytest.raises(ValueError, match="2 values for 3 images"):
-        refiner(torch.stack([image()] * 3), torch.tensor([1.0, 2.0]))
+        refine(refiner, torch.stack([image()] * 3), torch.tensor([1.0, 2.0]))
 
 
 def test_a_smooth_unet_leaves_no_steps_where_it_doubles_the_resolution():

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffjscc.refine.control import ControlModule
 from diffjscc.refine.pipeline import DiffJSCCPipeline
+from diffjscc.refine.samplers import SpacedDDPMScheduler
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -46,10 +47,10 @@ def diffusion_refiner(seed=0, text=True):
         scaling_factor=4.0,
     )
     text_encoder = CLIPTextModel(text_config()) if text else None
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    defaults = {"sampler": "ddpm", "steps": 4, "colour_fix": "wavelet"}
-    control = shake(ControlModule.from_unet(unet), seed)
-    return DiffJSCCPipeline(vae, unet, control, scheduler, text_encoder, defaults=defaults)
+    scheduler = SpacedDDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    defaults = {"num_inference_steps": 4, "colour_fix": "wavelet"}
+    control = shake(ControlModule.from_unet(unet, defaults=defaults), seed)
+    return DiffJSCCPipeline(vae, unet, control, scheduler, text_encoder)
 
 
 def text_config():
@@ -86,9 +87,57 @@ def flow_refiner(seed=0):
         num_encoder_blocks=(1, 1, 1),
         num_decoder_blocks=(1, 1, 1),
     )
-    defaults = {"sampler": "flow", "steps": 1, "colour_fix": "none", "start_noise": 0.25}
-    control = shake(ControlModule.from_unet(unet), seed)
-    return DiffJSCCPipeline(vae, unet, control, FlowMatchEulerDiscreteScheduler(), defaults=defaults)
+    defaults = {"num_inference_steps": 1, "colour_fix": "none", "start_noise": 0.25}
+    control = shake(ControlModule.from_unet(unet, defaults=defaults), seed)
+    return DiffJSCCPipeline(vae, unet, control, FlowMatchEulerDiscreteScheduler())
+
+
+class CountingTokenizer:
+    """Words to tokens by their length: enough for texts to differ."""
+
+    model_max_length = 8
+
+    def __call__(self, prompts, **kwargs):
+        rows = [([48] + [len(word) for word in prompt.split()] + [49] + [0] * 8)[:8] for prompt in prompts]
+        return type("Tokens", (), {"input_ids": torch.tensor(rows)})
+
+
+def tiny_blip2(folder):
+    """A random BLIP-2 of twelve words, with its processor, as the real ones are stored."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<image>", "<unk>", "a", "red", "barn", "dog", "on", "the", "hill"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **special)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        qformer_config={**small, "encoder_hidden_size": 16, "vocab_size": len(words)},
+        text_config={**small, "model_type": "opt", "ffn_dim": 16, "word_embed_proj_dim": 16, "vocab_size": len(words)}
+        | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        num_query_tokens=4,
+        image_token_index=3,
+    )
+    torch.manual_seed(0)
+    model = Blip2ForConditionalGeneration(config)
+    # It always says words, and never ends.
+    decoder = model.language_model.model.decoder
+    with torch.no_grad():
+        decoder.embed_tokens.weight[:5] = -1
+        decoder.final_layer_norm.weight.zero_()
+        decoder.final_layer_norm.bias.fill_(1)
+    model.save_pretrained(folder)
+    processor = BlipImageProcessor(size={"height": 32, "width": 32})
+    Blip2Processor(processor, tokenizer, num_query_tokens=4).save_pretrained(folder)
+
+
+def refine(refiner, images, *arguments, **options):
+    """The refined images of a tensor, as one: (3, H, W), or (N, 3, H, W) of several."""
+    refined = refiner(images, *arguments, output_type="pt", **options).images
+    return refined if images.ndim == 4 else refined[0]
 
 
 class Authors:

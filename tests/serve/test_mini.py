@@ -11,7 +11,7 @@ from conftest import photograph
 from serve.processes import ServerProcess
 
 from diffjscc.hub import find_model, load_refiner
-from diffjscc.images import to_pixels, to_tensor
+from diffjscc.images import to_pixels
 from diffjscc.serve import RefineClient, RefineError
 from diffjscc.serve.backend import Batch, Item, Stopped
 from diffjscc.serve.engine import Engine
@@ -31,7 +31,8 @@ def batch(*seeds, **fields):
 
 
 def refined_here(pixels, snr_db, seed):
-    return to_pixels(load_refiner("mini")(to_tensor(pixels), snr_db, generator=torch.Generator().manual_seed(seed)))
+    (image,) = load_refiner("mini")(pixels, snr_db, generator=torch.Generator().manual_seed(seed)).images
+    return np.asarray(image)
 
 
 def test_the_command_serves_what_the_pipeline_computes_and_stops_on_sigterm():
@@ -44,7 +45,7 @@ def test_the_command_serves_what_the_pipeline_computes_and_stops_on_sigterm():
             assert told == [(1, 1, None)]
             assert np.abs(refined.astype(int) - refined_here(pixels, 1.0, 3)).max() <= 2
             assert np.array_equal(client.refine(pixels, 1.0, seed=3), refined)
-            with pytest.raises(RefineError, match="trained to be walked in 1") as caught:
+            with pytest.raises(RefineError, match="a flow trained for 1") as caught:
                 client.refine(pixels, 1.0, steps=7)
             assert caught.value.code == "failed" and not caught.value.retryable
         assert server.terminate() == 0
@@ -81,7 +82,7 @@ def test_a_preview_has_the_size_of_the_image(engine, monkeypatch):
     monkeypatch.setattr("diffjscc.serve.engine.PREVIEW_SECONDS", 0.0)
     seen = []
     refiner = engine._refiner("mini")
-    monkeypatch.setitem(refiner.config.defaults, "steps", 3)
+    monkeypatch.setitem(refiner.control.config.defaults, "num_inference_steps", 3)
 
     def on_step(step, steps, previews, items):
         if items == (1,):

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import photograph, small_codec, stop_at
-from refine.tiny import Authors
+from refine.tiny import Authors, refine
 
 from diffjscc.channel import transmit
 from diffjscc.checkpoints import load_stable_diffusion
@@ -78,7 +78,7 @@ def test_a_new_refiner_gives_the_autoencoders_image(vae, codec):
     initial = photograph(64, 96)
     with torch.no_grad():
         expected = pipeline.decode(pipeline.encode(initial[None]))[0].clamp(0, 1)
-    torch.testing.assert_close(pipeline(initial, 1.0, strength=1.0), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(refine(pipeline, initial, 1.0, strength=1.0), expected, atol=1e-5, rtol=0)
 
 
 def test_training_computes_what_the_pipeline_does(vae, codec):
@@ -90,7 +90,7 @@ def test_training_computes_what_the_pipeline_does(vae, codec):
             parameter.add_(0.02 * torch.randn_like(parameter))
         initial = photograph(64, 96)[None]
         trained = refine_in_one_step(pipeline, initial, torch.tensor([3.0]), draws)
-    called = pipeline(initial, 3.0, strength=1.0, generator=torch.Generator().manual_seed(1))
+    called = refine(pipeline, initial, 3.0, strength=1.0, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(trained.clamp(0, 1), called, atol=1e-5, rtol=0)
 
 
@@ -105,7 +105,7 @@ def test_the_refiner_learns_goes_on_after_a_stop_and_is_exported_whole(vae, code
     assert same_bits(whole.generator, second.generator) and whole.scores == second.scores
     assert set(second.scores) == {"PSNR initial", "refined", "detail initial", "refined detail"}
     exported = load_refiner(tmp_path / "broken" / "model", dtype=torch.float32)
-    assert exported(photograph(64, 64), 1.0).shape == (3, 64, 64)
+    assert refine(exported, photograph(64, 64), 1.0).shape == (3, 64, 64)
     stored = torch.load(tmp_path / "broken" / "checkpoint.pt", weights_only=True)
     assert stored["step"] == 8
 
@@ -208,7 +208,7 @@ def test_the_control_module_learns_and_the_rest_stays_frozen(stable_diffusion, c
     small = small_codec("lite")
     symbols = small.encode(photograph(64, 64), 3.0)
     initial = small.decode(transmit(symbols, 3.0), symbols.header)
-    assert refiner(initial, 3.0, steps=2).shape == (3, 64, 64)
+    assert refine(refiner, initial, 3.0, num_inference_steps=2).shape == (3, 64, 64)
     again = ControlTrainer(recipe, [small_images], tmp_path / "run")
     assert again.step == 6
 

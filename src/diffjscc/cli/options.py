@@ -112,7 +112,7 @@ def refiner_options(arguments: argparse.Namespace) -> dict:
     useless = [*given, *(["captioner"] if arguments.captioner is not None else [])]
     if useless and not arguments.refiner:
         raise ValueError(f"--{useless[0].replace('_', '-')} is an option of refining: give --refiner too")
-    return given
+    return {"num_inference_steps" if name == "steps" else name: value for name, value in given.items()}
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

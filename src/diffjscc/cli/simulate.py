@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         if refiner is not None:
             generator = torch.Generator().manual_seed(seed)
-            refined = refiner(received, reception.snr_db, generator=generator, **refining)
+            (refined,) = refiner(received, reception.snr_db, generator=generator, output_type="pt", **refining).images
             result["refined"] = _written(refined, image, arguments.out / f"{name}_refined.png")
         results.append(result)
         if not arguments.json:

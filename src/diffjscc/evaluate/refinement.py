@@ -103,7 +103,8 @@ def score_refiner(
         for index, image in enumerate(images):
             symbols = codec.encode(image, snr_db, rate)
             initial = codec.decode(transmit(symbols, snr_db, seed=seed + index), symbols.header)
-            refined = refiner(initial, snr_db, generator=torch.Generator().manual_seed(seed + index), **options)
+            generator = torch.Generator().manual_seed(seed + index)
+            (refined,) = refiner(initial, snr_db, generator=generator, output_type="pt", **options).images
             before.add(initial.cpu(), image)
             after.add(refined.cpu(), image)
         yield before.score()

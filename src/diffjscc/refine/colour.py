@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Colour correction: a refined image gets the colours of the initial reconstruction back.
+"""Colour correction: gives a refined image the colours of its initial reconstruction.
 
 Both are float (N, 3, H, W) in [0, 1]; the result may leave that range.
 """
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Octaves that the refined image keeps in a wavelet correction.
+#: Octaves, from the finest on, that a wavelet correction keeps from the refined image.
 WAVELET_LEVELS = 5
 
 
@@ -27,7 +27,7 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_low_frequencies(refined: Tensor, initial: Tensor) -> Tensor:
-    """The detail of ``refined`` over what ``initial`` holds below it: an à-trous wavelet with a binomial kernel, five octaves."""
+    """The five finest octaves of ``refined`` and the rest of ``initial``, split by an à-trous wavelet with a binomial kernel."""
     return refined - _low_frequencies(refined) + _low_frequencies(initial)
 
 

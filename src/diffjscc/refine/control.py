@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from functools import wraps
+from inspect import Parameter, Signature, signature
 
 import torch
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 #: SNR in dB enters the sinusoidal embedding times this (the authors' code), where a timestep would enter as it is.
 SNR_SCALE = 100.0
 
-#: What the control module takes over from the configuration of the UNet that it steers.
+#: What the control module takes from the configuration of the UNet that it steers.
 SHARED_CONFIG = (
     "in_channels",
     "flip_sin_to_cos",
@@ -34,6 +34,12 @@ SHARED_CONFIG = (
     "use_linear_projection",
     "transformer_layers_per_block",
 )
+
+
+def _with_defaults(base: Signature) -> Signature:
+    """The signature with ``defaults`` added."""
+    parameters = [*base.parameters.values(), Parameter("defaults", Parameter.KEYWORD_ONLY, default=None)]
+    return base.replace(parameters=parameters)
 
 
 class SnrEmbedding(TimestepEmbedding):
@@ -56,31 +62,37 @@ class ControlModule(ControlNetModel):
 
     The paper concatenates [z_t, f_s] before the first convolution; by linearity that is a convolution of each, added.
     The SNR embedding is a timestep embedding of γ·100 with weights of its own, given as ``class_labels``. So this is
-    diffusers' ControlNetModel with its conditioning embedding replaced by one convolution; see there for `forward`.
+    diffusers' ControlNetModel with its conditioning embedding replaced by one convolution; see there for `forward` and for
+    the arguments, of which there is one more:
+
+    defaults  what `DiffJSCCPipeline` uses where a call does not say: the control module was trained for it
     """
 
     class_embedding: nn.Module | None
 
-    # diffusers reads the configuration's names from the signature; mypy cannot follow it.
-    @wraps(ControlNetModel.__init__)  # type: ignore[misc]
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, defaults: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.register_to_config(defaults=defaults)
         width = self.config.block_out_channels[0]
         self.controlnet_cond_embedding = nn.Conv2d(self.config.conditioning_channels, width, kernel_size=3, padding=1)
         if self.class_embedding is not None:
             self.class_embedding = SnrEmbedding(width, 4 * width)
 
-    @classmethod
-    def from_unet(cls, unet: UNet2DConditionModel, snr: bool = True) -> ControlModule:
-        """A control module that starts as a copy of the UNet's encoder; its last convolutions being zero, it does nothing yet.
+    # diffusers learns from the signature what config.json may hold.
+    __init__.__signature__ = _with_defaults(signature(ControlNetModel.__init__))  # type: ignore[attr-defined]
 
-        snr  whether it can be told the SNR
+    @classmethod
+    def from_unet(cls, unet: UNet2DConditionModel, snr: bool = True, defaults: dict | None = None) -> ControlModule:
+        """A control module that starts as a copy of the UNet's encoder; its last convolutions are zero, so it has no effect yet.
+
+        snr       whether it can be told the SNR
+        defaults  see the class
         """
-        control = cls(**control_config(unet.config, snr))
+        control = cls(**control_config(unet.config, snr), defaults=defaults)
         for part in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
             getattr(control, part).load_state_dict(getattr(unet, part).state_dict())
-        nn.init.zeros_(control.controlnet_cond_embedding.weight)
-        nn.init.zeros_(control.controlnet_cond_embedding.bias)
+        for parameter in control.controlnet_cond_embedding.parameters():
+            nn.init.zeros_(parameter)
         return control
 
 

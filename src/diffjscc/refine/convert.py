@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -26,6 +26,7 @@ from ..weights import check_weights
 from . import ldm_config
 from .control import ControlModule, control_config
 from .ldm_config import Section, as_section
+from .samplers import SpacedDDPMScheduler
 
 UNET, CONTROL, VAE, TEXT, CODEC = (
     "model.diffusion_model.",
@@ -188,9 +189,10 @@ def convert_text_encoder(state: State, config: Config | None = None, where: obje
     return _filled(build, converted, where)
 
 
-def convert_scheduler(config: Config) -> DDPMScheduler:
-    """The noise schedule, whose betas' square roots are evenly spaced."""
-    return DDPMScheduler(**ldm_config.scheduler_parameters(as_section(config)))
+def convert_scheduler(config: Config) -> SpacedDDPMScheduler:
+    """The noise schedule, whose betas' square roots are evenly spaced, with the authors' spacing of timesteps."""
+    # Schedulers that are made from this one's configuration start at the last timestep too.
+    return SpacedDDPMScheduler(**ldm_config.scheduler_parameters(as_section(config)), timestep_spacing="linspace")
 
 
 def _count_layers(state: State, where: str) -> int:

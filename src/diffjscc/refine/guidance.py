@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -30,11 +31,11 @@ class LatentGuidance:
         if self.repeat < 1 or self.scale < 0:
             raise ValueError(f"guidance scale {self.scale}, repeat {self.repeat}: scale must be at least 0, repeat at least 1")
 
-    def shift(self, predicted: Tensor, wanted: Tensor, timestep: int) -> Tensor | float:
+    def shift(self, predicted: Tensor, wanted: Tensor, timestep: int) -> Tensor:
         """What to add to the next sample; predicted, wanted (N, C, h, w), scaled latents."""
         # The authors count timesteps from 1 here.
         if not self.stop < timestep + 1 < self.start:
-            return 0.0
+            return torch.zeros_like(predicted)
         pull = self.scale / predicted[0].numel()
         moved = predicted
         for _ in range(self.repeat):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images larger than memory: a network runs on overlapping tiles, and the results are faded into each other."""
+"""Images larger than memory: a network runs on overlapping tiles, and its outputs are blended where they overlap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-#: Share of a tile that it has in common with the next one.
+#: Share of a tile that the next one covers too.
 OVERLAP = Fraction(1, 4)
 
 
@@ -41,7 +41,7 @@ def in_tiles(
 
 
 def _starts(side: int, tile: int) -> list[int]:
-    """Where tiles begin: every ¾ tile, the last one flush with the end."""
+    """Where tiles begin: every ¾ of a tile; the last one ends with the image."""
     if side <= tile:
         return [0]
     stride = int(tile * (1 - OVERLAP))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A UNet that leaves no lattice."""
+"""A UNet that upsamples smoothly."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SmoothUpsample2D(Upsample2D):
 class SmoothUNet(UNet2DConditionModel):
     """diffusers' UNet with bilinear upsampling in place of nearest-neighbour; weights are exchangeable between the two.
 
-    Repeated values have edges on the lattice of the coarser level. A large network learns to undo them; a generator of ten
-    million weights that is asked for detail takes them for some.
+    Nearest-neighbour upsampling puts an edge at every second value. A large network learns to remove these edges; a network of
+    ten million weights that is trained to add detail keeps them, and a lattice shows in the image.
     """
 
     # diffusers reads the configuration's names from the signature; mypy cannot follow it.

@@ -105,7 +105,7 @@ class Engine:
         snrs = [float("nan") if item.snr_db is None else item.snr_db for item in batch.items]
         # A batch has a prompt for each item or for none: see `Task.kind`.
         prompts = [item.prompt for item in batch.items if item.prompt is not None]
-        steps = batch.steps or refiner.config.defaults["steps"]
+        steps = batch.steps or refiner.defaults["num_inference_steps"]
         shown = time.monotonic()
 
         def stepped(pipeline: DiffJSCCPipeline, step: int, timestep: Tensor, state: dict) -> None:
@@ -122,11 +122,12 @@ class Engine:
             to_tensor(pixels).to(self._device),
             torch.tensor(snrs),
             prompts if len(prompts) == len(batch.items) else None,
-            steps=batch.steps,
+            num_inference_steps=batch.steps,
             sampler=batch.sampler,
             generator=[torch.Generator().manual_seed(item.seed) for item in batch.items],
+            output_type="pt",
             callback_on_step_end=stepped,
-        )
+        ).images
         return list(to_pixels(refined))
 
     def memory(self) -> dict[str, float]:

@@ -143,7 +143,7 @@ class ControlTrainer(Run):
         return mse_loss(predicted.float(), noise.float())
 
     def _text(self, initial: Tensor) -> Tensor:
-        return self.pipeline.encode_prompts(self._captions(initial))
+        return self.pipeline.encode_prompt(self._captions(initial))[0]
 
     def _captions(self, initial: Tensor) -> list[str]:
         if self.captioner is None:
@@ -176,7 +176,10 @@ class ControlTrainer(Run):
             image = image.to(self.device)[..., :SHOWN_SIDE, :SHOWN_SIDE]
             initial = self._initial(image, number)
             random = torch.Generator().manual_seed(number)
-            refined = self.pipeline(initial, VALIDATION_SNR_DB, self._captions(initial), steps=SHOWN_STEPS, generator=random)
+            captions = self._captions(initial)
+            refined = self.pipeline(
+                initial, VALIDATION_SNR_DB, captions, num_inference_steps=SHOWN_STEPS, generator=random, output_type="pt"
+            ).images
             rows.append(torch.cat((image, initial, refined.to(image)), dim=3)[0])
         return {"original, initial and refined": stacked(rows)}
 

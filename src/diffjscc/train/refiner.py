@@ -143,18 +143,18 @@ def build_refiner(recipe: RefinerRecipe) -> DiffJSCCPipeline:
     )
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
-    control = ControlModule.from_unet(unet)
+    defaults = {"num_inference_steps": 1, "strength": STRENGTH, "colour_fix": "none", "start_noise": recipe.start_noise}
+    control = ControlModule.from_unet(unet, defaults=defaults)
     # There is no large prior to protect, so that the condition may act from the first step.
     control.controlnet_cond_embedding.reset_parameters()
-    defaults = {"sampler": "flow", "steps": 1, "colour_fix": "none", "start_noise": recipe.start_noise, "strength": STRENGTH}
-    return DiffJSCCPipeline(vae, unet, control, FlowMatchEulerDiscreteScheduler(), defaults=defaults)
+    return DiffJSCCPipeline(vae, unet, control, FlowMatchEulerDiscreteScheduler())
 
 
 def refine_in_one_step(pipeline: DiffJSCCPipeline, initial: Tensor, snr_db: Tensor, draws: Draws) -> Tensor:
     """What a one-step pipeline computes, differentiably: initial (N,3,H,W), snr_db (N,) → refined (N,3,H,W)."""
     with torch.no_grad():
         f_s = pipeline.encode(initial).float()
-    z = f_s + pipeline.config.defaults["start_noise"] * draws.normal(*f_s.shape[1:]).to(f_s)
+    z = f_s + pipeline.defaults["start_noise"] * draws.normal(*f_s.shape[1:]).to(f_s)
     text = z.new_zeros(len(z), 1, pipeline.unet.config.cross_attention_dim)
     start = torch.tensor(float(pipeline.scheduler.config.num_train_timesteps), device=z.device)
     return pipeline.decode(z - pipeline.predict(z, start, f_s, snr_db, text)).float()
