@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import accelerate
 import diffusers
@@ -33,7 +34,7 @@ from diffjscc.refine.captions import load_captioner
 from diffjscc.refine.control import ControlModule
 from diffjscc.refine.guidance import LatentGuidance
 from diffjscc.refine.pipeline import DiffJSCCPipeline
-from diffjscc.refine.samplers import SpacedDDPMScheduler
+from diffjscc.refine.samplers import SAMPLERS, SpacedDDPMScheduler
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -171,7 +172,7 @@ def test_a_swapped_scheduler_is_used_and_stays_as_it_is(diffusion, scheduler):
 SOLVERS = (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler)
 
 
-@pytest.mark.parametrize("options", [{}, {"strength": 0.5}, {"latent_guidance": LatentGuidance(30.0)}])
+@pytest.mark.parametrize("options", [{}, {"strength": 0.5}, {"latent_guidance": LatentGuidance(2.0)}])
 def test_solvers_of_the_same_equation_end_at_the_same_latent(diffusion, options):
     """Each scales samples and noise in its own way; were one way left out, its end would be elsewhere."""
     config = {**diffusion.scheduler.config, "timestep_spacing": "linspace"}
@@ -195,6 +196,13 @@ def test_a_samplers_name_is_short_for_a_scheduler_made_from_the_pipelines_own(di
     diffusion.scheduler = DDIMScheduler.from_config(diffusion.scheduler.config, timestep_spacing="trailing", clip_sample=False)
     assert torch.equal(refined(diffusion, num_inference_steps=5), named)
     assert not torch.equal(refined(diffusion, sampler="ddpm", num_inference_steps=5), named)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_starts_pure_noise_at_the_last_timestep_whatever_the_schedulers_spacing(diffusion, sampler):
+    diffusion.scheduler = DDPMScheduler.from_config(diffusion.scheduler.config, timestep_spacing="leading")
+    assert walked(diffusion, num_inference_steps=6)[1][0] == 830
+    assert walked(diffusion, num_inference_steps=6, sampler=sampler)[1][0] == 999
 
 
 def test_another_flow_scheduler_walks_a_flow_of_one_step_to_the_same_end():
@@ -364,9 +372,23 @@ def test_guidance_without_a_text_encoder_is_refused():
 
 def test_a_swapped_text_encoder_is_asked_again(diffusion):
     before = refined(diffusion)
-    other = diffusion_refiner(seed=7).text_encoder
-    diffusion.text_encoder = other
+    diffusion.text_encoder = diffusion_refiner(seed=7).text_encoder
     assert not torch.equal(refined(diffusion), before)
+
+
+def test_features_that_are_kept_follow_the_networks_to_another_type(diffusion):
+    refined(diffusion)
+    diffusion.to(torch.bfloat16)
+    assert refined(diffusion).isfinite().all()
+
+
+def test_calls_in_two_threads_do_not_disturb_each_other(diffusion):
+    """A scheduler counts its steps, so that each call has one of its own."""
+    ways = [{"num_inference_steps": steps, "sampler": sampler} for steps, sampler in ((9, None), (7, "dpm++"), (8, "ddim"))]
+    alone = [refined(diffusion, **options) for options in ways]
+    with ThreadPoolExecutor() as pool:
+        together = list(pool.map(lambda options: refined(diffusion, **options), ways * 2))
+    assert all(torch.equal(image, other) for image, other in zip(together, alone * 2))
 
 
 # CPU offload. Without a GPU the device that is computed on is the CPU: hooks run and the results are compared.
