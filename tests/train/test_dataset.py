@@ -130,8 +130,11 @@ def test_images_smaller_than_a_crop_are_passed_over_and_all_of_them_refused(tmp_
     write_image(tmp_path / "small.png", np.zeros((40, 40, 3), np.uint8))
     drawn, indices = crops_of(tmp_path, 64)(range(30))
     assert drawn.shape == (30, 3, 64, 64) and len(set(indices)) == 2
-    with pytest.raises(ValueError, match="no training image has a crop of 512 pixels: use a smaller crop"):
-        crops_of(images, 512)([0])
+    crops = crops_of(images, 512)
+    # Each call says so: batches are made ahead, by several threads.
+    for number in range(3):
+        with pytest.raises(ValueError, match="no training image has a crop of 512 pixels: use a smaller crop"):
+            crops([number])
 
 
 def test_folders_without_images_are_refused(tmp_path, images):

@@ -53,14 +53,12 @@ def _data(run: Run) -> str:
 
 def _sources(folder: Path) -> str:
     """What the folder says of its images' sources and licences, in its own README.md."""
-    readme = folder / "README.md"
+    readme, name = folder / "README.md", folder.resolve().name
     if not readme.is_file():
-        return ""
+        return f" Credits: CREDITS.csv in `{name}`." if (folder / "CREDITS.csv").is_file() else ""
     said = readme.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     # As a quotation, in which headings are plain lines.
-    return f"\n\nOf `{folder.resolve().name}` its README.md says:\n\n" + "\n".join(
-        f"> {line.lstrip('# ')}".rstrip() for line in said
-    )
+    return f"\n\nOf `{name}` its README.md says:\n\n" + "\n".join(f"> {line.lstrip('# ')}".rstrip() for line in said)
 
 
 def revision() -> str:

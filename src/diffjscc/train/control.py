@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from transformers.utils import logging as transformers_logging
 
 from ..checkpoints import load_stable_diffusion
 from ..hub import default_dtype, load_codec
@@ -102,8 +103,12 @@ class ControlTrainer(Run):
         recipe.channel.multipath()
         self.held_out_images = read_held_out(self.held_out, VALIDATION_IMAGES, self.unreadable)
         self.pipeline = load_stable_diffusion(recipe.stable_diffusion, recipe.config or None, snr=recipe.snr)
-        # Files in half precision too: steps of 1e-4 would vanish in the weights of a half-precision control module.
-        self.pipeline.to(self.device, torch.float32)
+        for network in (self.pipeline.vae, self.pipeline.unet, self.pipeline.text_encoder, self.pipeline.control):
+            # Of files in half precision too: steps of 1e-4 would vanish in the weights of a half-precision control module.
+            # diffusers' own `to` warns of modules to be kept in float32, though there are none.
+            nn.Module.to(network, self.device, torch.float32)
+        # A training shows a progress bar of its own.
+        transformers_logging.disable_progress_bar()
         # Not a part of the pipeline, which is exported.
         self.captioner = load_captioner(recipe.captioner, self.device, default_dtype(self.device)) if recipe.captioner else None
         for name in ("vae", "unet", "text_encoder"):

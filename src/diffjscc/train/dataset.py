@@ -206,6 +206,7 @@ class RandomCrops:
             place, flip = random.random(2), random.random() < 0.5
             image = self._image(index)
             if image is None:
+                self._check_left()
                 continue
             y, x = (int(share * (side - self.size + 1)) for share, side in zip(place, image.shape[:2]))
             crop = image[y : y + self.size, x : x + self.size]
@@ -237,10 +238,12 @@ class RandomCrops:
             self._unfit.add(index)
             if new and error is not None:
                 self.unreadable.add(self.files[index], error)
-            if len(self._unfit) < len(self.files):
-                return
-        reason = f"; {next(iter(self.unreadable.values()))}" if self.unreadable else ""
-        raise ValueError(f"no training image has a crop of {self.size} pixels: use a smaller crop, or larger images{reason}")
+
+    def _check_left(self) -> None:
+        """Raises ValueError where every image was passed over."""
+        if len(self._unfit) == len(self.files):
+            reason = f"; {next(iter(self.unreadable.values()))}" if self.unreadable else ""
+            raise ValueError(f"no training image has a crop of {self.size} pixels: use a smaller crop, or larger images{reason}")
 
 
 def _memory_bytes() -> float:
