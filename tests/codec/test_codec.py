@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from diffjscc.channel import transmit
 from diffjscc.codec import build_codec
-from diffjscc.codec.codec import latent_to_symbols, normalise_power, symbols_to_latent, weigh
+from diffjscc.codec.latent import latent_to_symbols, normalise_power, symbols_to_latent, weigh
 from diffjscc.codec.lite import effective_snr_db
 from diffjscc.metrics import psnr
 from diffjscc.symbols import ImageHeader, Reception

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffjscc.codec import ChannelState, ResnetCodec
-from diffjscc.codec.codec import latent_to_symbols, normalise_power, symbols_to_latent
+from diffjscc.codec.latent import latent_to_symbols, normalise_power, symbols_to_latent
 
 DATA = Path(__file__).parents[1] / "data"
 PREFIX = "preprocess_model."

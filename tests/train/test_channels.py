@@ -8,7 +8,7 @@ from conftest import photograph
 
 from diffjscc.air.modulator import Modulator
 from diffjscc.air.preset import PILOT_SPACING, PRESETS
-from diffjscc.codec.codec import ChannelState, latent_to_symbols, normalise_power
+from diffjscc.codec.latent import ChannelState, latent_to_symbols, normalise_power
 from diffjscc.train.channels import ChannelRecipe, draw_gain, draw_link, pass_channel
 from diffjscc.train.codec_path import CodecPath
 from diffjscc.train.draws import Draws, generator

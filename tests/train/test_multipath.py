@@ -12,7 +12,7 @@ from scipy.special import j0
 from train.test_channels import meet, sent
 
 from diffjscc.air.preset import PRESETS
-from diffjscc.codec.codec import ChannelState
+from diffjscc.codec.latent import ChannelState
 from diffjscc.errors import MissingExtra
 from diffjscc.train.channels import ChannelRecipe, pass_channel
 from diffjscc.train.draws import Draws, generator

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from .codec import ChannelState, Codec
+from .codec import Codec
+from .latent import ChannelState
 from .lite import LiteCodec
 from .resnet import ResnetCodec
 from .swin import SwinCodec

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, overload
 
@@ -15,25 +14,8 @@ from torch import Tensor, nn
 
 from ..images import pad_to_block
 from ..symbols import BLOCK, ImageHeader, Reception, Symbols, check_image_size, check_rate, parse_rate, parse_snr_db, rate_channels
-
-
-@dataclass(frozen=True)
-class ChannelState:
-    """What encoder and decoder know of the channel, a row an image.
-
-    snr_db     float32 (N,): at the encoder the SNR asked for, at the decoder the SNR met
-    fading     complex64 (N,): the flat-fading gain h; 1 on AWGN
-    tx_snr_db  float32 (N,): the SNR that the encoder assumed, which the decoder reads in the header
-    """
-
-    snr_db: Tensor
-    fading: Tensor
-    tx_snr_db: Tensor
-
-    @classmethod
-    def awgn(cls, snr_db: Tensor, tx_snr_db: Tensor | None = None) -> ChannelState:
-        """The state of a channel that only adds noise; the encoder knew it unless ``tx_snr_db`` says otherwise."""
-        return cls(snr_db, torch.ones_like(snr_db, dtype=torch.complex64), snr_db if tx_snr_db is None else tx_snr_db)
+from .effort import improve
+from .latent import ChannelState, latent_to_symbols, normalise_power, symbols_to_latent
 
 
 class Codec(nn.Module, ABC):
@@ -143,9 +125,6 @@ class Codec(nn.Module, ABC):
         latent = self.analyse(self._network_input(batch), state, channels).float()
         latent = normalise_power(latent[:, : rate_channels(rate)], channels)
         if effort:
-            # effort builds on this module.
-            from .effort import improve
-
             latent = improve(self, batch, latent, state, channels, effort)
         values = latent_to_symbols(latent).cpu().numpy()
         return [Symbols(values[i], ImageHeader(image_id + i, width, height, self.name, rate, snr_db)) for i in range(count)]
@@ -212,44 +191,3 @@ class Codec(nn.Module, ABC):
 
     def _network_input(self, images: Tensor) -> Tensor:
         return images.to(self.dtype, memory_format=torch.channels_last)
-
-
-def normalise_power(latent: Tensor, channels: Tensor) -> Tensor:
-    """Scales each image's latent to mean |y|² = 1 over the symbols that it sends, and silences the rest.
-
-    latent (N,C,h,w) float32; channels (N,): how many of the C are sent, two real ones a complex symbol.
-    A latent that is all zero becomes symbols of equal power, so that the air never carries NaN.
-    """
-    sent = (torch.arange(latent.shape[1], device=latent.device)[None] < channels[:, None])[..., None, None]
-    # Scaled by the peak first: squares of very small or large values would leave float32's range.
-    latent = latent * sent
-    peak = latent.detach().abs().amax((1, 2, 3), keepdim=True)
-    flat = (peak == 0) | ~torch.isfinite(peak)
-    latent = torch.where(flat, sent.to(latent.dtype), latent / torch.where(flat, torch.ones_like(peak), peak))
-    symbols = channels[:, None, None, None] * (latent.shape[2] * latent.shape[3]) / 2
-    power = latent.square().sum((1, 2, 3), keepdim=True) / symbols
-    return latent * power.rsqrt()
-
-
-def latent_to_symbols(latent: Tensor) -> Tensor:
-    """latent (N,C,h,w) → complex64 (N, C·h·w/2): channel c with channel c + C/2."""
-    real, imaginary = latent.chunk(2, dim=1)
-    return torch.complex(real.contiguous(), imaginary.contiguous()).flatten(1)
-
-
-def symbols_to_latent(symbols: Tensor, channels: int, grid: tuple[int, int]) -> Tensor:
-    """complex (N, C·h·w/2) → latent float32 (N,C,h,w); the inverse of `latent_to_symbols`."""
-    symbols = symbols.reshape(-1, channels // 2, *grid)
-    return torch.cat((symbols.real, symbols.imag), dim=1)
-
-
-def weigh(latent: Tensor, reliability: Tensor) -> Tensor:
-    """Shrinks each value by its reliability relative to the image's mean, for decoders that are told one SNR.
-
-    Values as reliable as the others pass unchanged, lost ones become zero. Both tensors (N,C,h,w).
-    """
-    received = (reliability > 0).sum((1, 2, 3), keepdim=True).clamp(min=1)
-    mean = reliability.sum((1, 2, 3), keepdim=True) / received
-    relative = reliability / mean.clamp(min=torch.finfo(reliability.dtype).tiny)
-    # Equal variances must leave the values bit for bit.
-    return torch.where((relative - 1).abs() < 1e-6, latent, latent * relative)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..snr import noise_variance
-from .codec import ChannelState, normalise_power
+from .latent import ChannelState, normalise_power
 
 if TYPE_CHECKING:
     from .codec import Codec

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..symbols import BLOCK, rate_channels
-from .codec import ChannelState, Codec
+from .codec import Codec
+from .latent import ChannelState
 
 #: Octaves of the sinusoids that a scalar condition is expanded into.
 OCTAVES = 4

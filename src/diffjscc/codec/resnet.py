@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..symbols import rate_channels
-from .codec import ChannelState, Codec, weigh
+from .codec import Codec
+from .latent import ChannelState, weigh
 
 #: Columns of CSI that each channel model gives the modulation layers: SNR in dB, then Re h and Im h.
 CSI_WIDTH = {"awgn": 1, "rayleigh": 3}

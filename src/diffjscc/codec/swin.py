@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..symbols import rate_channels
-from .codec import ChannelState, Codec, weigh
+from .codec import Codec
+from .latent import ChannelState, weigh
 
 #: Layers of the token modulation, and its hidden width over the token width (WITT, section 3.3).
 MODULATION_DEPTH = 7

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..air.preset import MAX_PAYLOAD
-from ..codec.codec import ChannelState, latent_to_symbols, symbols_to_latent
+from ..codec.latent import ChannelState, latent_to_symbols, symbols_to_latent
 from ..snr import noise_variance
 from .draws import Draws
 from .fields import Fields

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..codec import Codec
-from ..codec.codec import ChannelState, normalise_power
+from ..codec.latent import ChannelState, normalise_power
 from ..symbols import rate_channels
 from .channels import ChannelRecipe, draw_gain, pass_channel
 from .draws import Draws
