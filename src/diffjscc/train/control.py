@@ -118,7 +118,7 @@ class ControlTrainer(Run):
             # The gradient goes through the UNet's decoder too.
             self.pipeline.control.enable_gradient_checkpointing()
             self.pipeline.unet.enable_gradient_checkpointing()
-        self.control = path.control
+        self.path, self.control = path, path.control
         optimisers = with_peaks([torch.optim.AdamW(path.parameters(), lr=recipe.lr)])
         self.optimisers = [self.accelerator.prepare(optimiser) for optimiser in optimisers]
         self.network = self.accelerator.prepare(path)
@@ -135,16 +135,18 @@ class ControlTrainer(Run):
         with torch.no_grad(), self.accelerator.autocast():
             initial = self.received(images, channels, state, recipe.channel, draws).clamp(0, 1)
         timesteps = draws.integers(self.pipeline.scheduler.config.num_train_timesteps)
-        return self._error(images, initial, state.snr_db.to(self.device), timesteps.to(self.device), draws)
+        return self._error(self.network, images, initial, state.snr_db.to(self.device), timesteps.to(self.device), draws)
 
-    def _error(self, images: Tensor, initial: Tensor, snr_db: Tensor, timesteps: Tensor, draws: Draws) -> Tensor:
-        """|ε − ε̂|², images and initial (N,3,H,W), snr_db and timesteps (N,)."""
+    def _error(
+        self, network: nn.Module, images: Tensor, initial: Tensor, snr_db: Tensor, timesteps: Tensor, draws: Draws
+    ) -> Tensor:
+        """|ε − ε̂|²; a ControlPath, images and initial (N,3,H,W), snr_db and timesteps (N,)."""
         with self.accelerator.autocast():
             with torch.no_grad():
                 z, f_s, text = self.pipeline.encode(images), self.pipeline.encode(initial), self._text(initial)
             noise = draws.normal(*z.shape[1:]).to(z)
             noised = self.pipeline.scheduler.add_noise(z, noise, timesteps)
-            predicted = self.network(noised, timesteps, f_s, snr_db, text)
+            predicted = network(noised, timesteps, f_s, snr_db, text)
         return mse_loss(predicted.float(), noise.float())
 
     def _text(self, initial: Tensor) -> Tensor:
@@ -167,7 +169,9 @@ class ControlTrainer(Run):
             for timestep in VALIDATION_TIMESTEPS:
                 timesteps, snr_db = torch.tensor([timestep]), torch.tensor([VALIDATION_SNR_DB])
                 draws = Draws(0, [number], timestep)
-                losses.append(self._error(image, initial, snr_db.to(self.device), timesteps.to(self.device), draws).item())
+                # Not through the prepared network: other processes do not measure.
+                error = self._error(self.path, image, initial, snr_db.to(self.device), timesteps.to(self.device), draws)
+                losses.append(error.item())
         return {"held-out loss": sum(losses) / len(losses)}
 
     def _initial(self, image: Tensor, number: int) -> Tensor:
