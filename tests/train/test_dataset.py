@@ -10,7 +10,7 @@ import torch
 from skimage import data
 
 from diffjscc.images import read_image, write_image
-from diffjscc.train.dataset import Prefetch, RandomCrops, Unreadable, find_files, fingerprint, read_held_out, split
+from diffjscc.train.dataset import Prefetch, RandomCrops, Unreadable, find_files, fingerprint, read_held_out, spare_threads, split
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +165,28 @@ def test_the_fingerprint_tells_images_and_not_where_they_are(images, tmp_path):
     assert fingerprint(find_files([tmp_path])) != fingerprint(find_files([images]))
 
 
-def test_batches_are_made_ahead_and_errors_arrive_where_they_belong():
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_are_made_ahead_and_errors_arrive_where_they_belong(threads):
     def make(step):
         if step == 5:
             raise ValueError("step 5")
+        made.append(step)
         return step * step
 
-    made = Prefetch(make, end=8)
-    assert [made(step) for step in range(5)] == [0, 1, 4, 9, 16]
+    made = []
+    batches = Prefetch(make, 8, threads)
+    assert [batches(step) for step in range(5)] == [0, 1, 4, 9, 16]
     with pytest.raises(ValueError, match="step 5"):
-        made(5)
-    made.close()
+        batches(5)
+    batches.close()
+    assert set(range(5)) <= set(made) <= {0, 1, 2, 3, 4, 6, 7}
+
+
+def test_decoding_takes_the_cores_that_a_training_leaves_idle(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(12)))
+    threads = torch.get_num_threads()
+    for computing, spare in ((12, 0), (10, 2), (1, 8)):
+        torch.set_num_threads(computing)
+        assert spare_threads(torch.device("cpu")) == spare
+    torch.set_num_threads(threads)
+    assert spare_threads(torch.device("cuda")) == 6

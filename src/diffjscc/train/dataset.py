@@ -259,21 +259,31 @@ class Prefetch(Generic[Result]):
 
     function  to be called, by several threads
     end       the step that is not asked for any more
+    threads   how many; 0: it is called when its result is asked for
     """
 
-    def __init__(self, function: Callable[[int], Result], end: int):
-        self._function, self._end = function, end
-        # Decoding is for the cores that the training leaves idle; on a small machine that is one beside it.
-        threads = max(1, min(8, (os.cpu_count() or 1) // 2))
-        self._ahead = threads + 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="diffjscc-crops")
+    def __init__(self, function: Callable[[int], Result], end: int, threads: int):
+        self._function, self._end, self._ahead = function, end, threads + 1
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="diffjscc-crops") if threads else None
         self._coming: dict[int, Future[Result]] = {}
 
     def __call__(self, step: int) -> Result:
+        if self._pool is None:
+            return self._function(step)
         for number in range(step, min(step + 1 + self._ahead, self._end)):
             if number not in self._coming:
                 self._coming[number] = self._pool.submit(self._function, number)
         return self._coming.pop(step).result()
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def spare_threads(device: torch.device) -> int:
+    """Threads for decoding images, at most 8: as many cores as a training on this device leaves idle.
+
+    On a CPU one more than there are cores would slow each parallel region of the computation down.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(0, cores - torch.get_num_threads()) if device.type == "cpu" else max(1, cores // 2))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..weights import check_finite
 from . import card
-from .dataset import Prefetch, RandomCrops, Unreadable, find_files, fingerprint, split
+from .dataset import Prefetch, RandomCrops, Unreadable, find_files, fingerprint, spare_threads, split
 from .devices import make_accelerator, within_memory
 from .draws import Draws, generator
 from .folder import RunFolder, same_run
@@ -196,7 +196,7 @@ class Run(ABC):
         if main:
             self.folder.open()
             self.folder.write("recipe.json", json.dumps(self.description, indent=2) + "\n")
-        batches = Prefetch(self._batches, self.recipe.steps)
+        batches = Prefetch(self._batches, self.recipe.steps, spare_threads(self.device))
         began, stopped = self.step, False
         try:
             while self.step < self.recipe.steps and not stopped:
