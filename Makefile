@@ -89,6 +89,8 @@ $(VENV)/.installed: $(VENV)/.system pyproject.toml constraints.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@# It asks for NumPy 2, and works with GNU Radio's NumPy 1.
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps sionna-no-rt==2.2.0
+	@# It asks for torchvision, and works without.
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps torch-fidelity==0.4.0
 	@touch $@
 
 $(BUILD)/.built: $(VENV)/.system CMakeLists.txt $(shell find python grc cmake lib include docs/doxygen apps -type f -not -name '*.pyc')

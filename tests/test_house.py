@@ -43,7 +43,7 @@ def test_arrows_point_one_way():
         {"codec"},
         {"air", "channel", "images"},
         {"metrics", "symbols", "weights"},
-        {"errors", "folders", "lazy", "snr"},
+        {"errors", "fields", "folders", "lazy", "snr"},
     ]
     level = {name: depth for depth, names in enumerate(layers) for name in names}
     for path in (ROOT / "src" / "diffjscc").rglob("*.py"):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..air.preset import MAX_PAYLOAD
 from ..codec.latent import ChannelState, latent_to_symbols, symbols_to_latent
+from ..fields import Fields
 from ..snr import noise_variance
 from .draws import Draws
-from .fields import Fields
 from .multipath import PROFILES, Multipath, find_multipath
 from .peaks import cut_peaks
 

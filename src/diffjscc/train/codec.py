@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..codec import ARCHITECTURES, Codec, LiteCodec, build_codec
 from ..errors import one_line
+from ..fields import unknown_key
 from ..hub import load_codec, save_codec
 from ..metrics import psnr
 from ..symbols import BLOCK, rate_channels
@@ -29,7 +30,6 @@ from .critic import Adversary
 from .dataset import read_held_out
 from .difficulty import Difficulty
 from .draws import Draws
-from .fields import unknown_key
 from .grids import stacked
 from .optimisers import KINDS, SCHEDULES, build_optimisers
 from .recipes import Recipe

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import yaml
 
 from ..errors import one_line
+from ..fields import Fields, nearest
 from ..symbols import BLOCK
 from . import KINDS, recipe_class
-from .fields import Fields, nearest
 
 #: Mixed precisions, as Accelerate names them.
 PRECISIONS = ("no", "bf16", "fp16")
