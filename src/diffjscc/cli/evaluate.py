@@ -48,6 +48,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="times that each image is sent (default: %(default)s)",
     )
     options.add_channel(parser)
+    options.add_effort(parser)
     options.add_codec(parser)
     options.add_refiner(parser)
     options.add_json(parser)
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.passes,
         arguments.seed,
         arguments.erasures,
+        arguments.effort,
     )
     points = list(tqdm(measured, total=len(rates) * len(snrs_db), unit="point"))
     if arguments.json:

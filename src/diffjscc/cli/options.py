@@ -79,6 +79,16 @@ def add_codec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, cuda:1, … (default: %(default)s)")
 
 
+def add_effort(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--effort",
+        type=whole(0, 10_000),
+        default=0,
+        metavar="N",
+        help="steps in which the encoder improves an image's symbols: slower, better (default: %(default)s)",
+    )
+
+
 def add_channel(parser: argparse.ArgumentParser) -> None:
     # Named here and not taken from diffjscc.channel, which imports torch.
     parser.add_argument("--channel", choices=("awgn", "rayleigh"), default="awgn", help="channel model (default: %(default)s)")

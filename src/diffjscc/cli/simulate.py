@@ -25,6 +25,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--rate", type=options.rate, metavar="R", help="channel uses per pixel (default: the codec's lowest)")
     parser.add_argument("--snr", type=options.snr_db, default=1.0, metavar="DB", help="SNR in dB (default: %(default)s)")
     options.add_channel(parser)
+    options.add_effort(parser)
     options.add_codec(parser)
     options.add_refiner(parser)
     parser.add_argument(
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         seed = arguments.seed + index
         gain = draw_gain(arguments.channel, seed)
-        symbols = codec.encode(image, arguments.snr, rate, image_id=index, fading=gain)
+        symbols = codec.encode(image, arguments.snr, rate, image_id=index, fading=gain, effort=arguments.effort)
         reception = transmit(symbols, arguments.snr, gain, seed, arguments.erasures)
         received = codec.decode(reception, symbols.header)
         stems[path.stem] += 1

@@ -33,11 +33,12 @@ def sweep(
     passes: int = 1,
     seed: int = 0,
     erasures: float = 0.0,
+    effort: int = 0,
 ) -> Iterator[GridPoint]:
     """Sends every image ``passes`` times at every rate (default: all that the codec has) and SNR.
 
-    Each symbol is erased with probability ``erasures``. Decoded images are scored as float, without rounding to 8 bits. The
-    noise of an image and pass has the same seed at every point.
+    Each symbol is erased with probability ``erasures``; ``effort`` is the encoder's (see `Codec.encode`). Decoded images are
+    scored as float, without rounding to 8 bits. The noise of an image and pass has the same seed at every point.
     """
     images = [to_tensor(read_image(path)) for path in paths]
     for rate in rates or codec.rates:
@@ -47,7 +48,7 @@ def sweep(
                 for repeat in range(passes):
                     noise_seed = seed + index * passes + repeat
                     gain = draw_gain(channel, noise_seed)
-                    symbols = codec.encode(image, snr_db, rate, fading=gain)
+                    symbols = codec.encode(image, snr_db, rate, fading=gain, effort=effort)
                     reception = transmit(symbols, snr_db, gain, noise_seed, erasures)
                     decoded = codec.decode(reception, symbols.header).cpu()
                     scores.append((psnr(decoded, image), ms_ssim(decoded, image)))
