@@ -6,9 +6,12 @@ import math
 import pytest
 import torch
 from conftest import photograph
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from diffjscc.evaluate.learned import import_torchmetrics
 from diffjscc.metrics import ms_ssim, psnr
+
+import_torchmetrics()
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # noqa: E402
 
 
 def noisy(image, deviation):

@@ -17,7 +17,7 @@ from ..channel import transmit
 from ..codec import Codec
 from ..images import read_image, to_pixels, to_tensor
 from ..metrics import ms_ssim, psnr
-from .learned import load_fid, load_lpips, patches
+from .learned import fid, if_available, load_inception, load_lpips, patches
 from .niqe import niqe
 from .realism import SlicedWasserstein, flat_deviation
 
@@ -53,7 +53,9 @@ class Scorer:
     def __init__(self, stage: str, rate: Fraction | None):
         self.stage, self.rate = stage, rate
         self._swd = SlicedWasserstein()
-        self._lpips, self._fid = load_lpips(), load_fid()
+        self._lpips = if_available("LPIPS", load_lpips)
+        self._inception = if_available("FID", load_inception)
+        self._features: list[tuple[Tensor, Tensor]] = []
         self._rows: list[tuple[float, ...]] = []
         self._flat: list[tuple[float, float]] = []
 
@@ -62,21 +64,26 @@ class Scorer:
         image = to_tensor(pixels)
         self._swd.add(image, original)
         self._flat.append(flat_deviation(image, original))
-        lpips = math.nan
-        if self._lpips is not None:
+        lpips = math.nan if self._lpips is None else self._lpips(image, original)
+        if self._inception is not None and len(patches(image)):
             with torch.inference_mode():
-                lpips = self._lpips(image[None], original[None]).item()
-        if self._fid is not None and len(patches(image)):
-            self._fid.update(patches(image), real=False)
-            self._fid.update(patches(original), real=True)
+                self._features.append((self._inception(patches(image)), self._inception(patches(original))))
         self._rows.append((psnr(image, original), ms_ssim(image, original), niqe(pixels), lpips))
 
     def score(self) -> Score:
         psnr_db, similarity, naturalness, lpips = (sum(column) / len(self._rows) for column in zip(*self._rows))
         given, wanted = (sum(column) for column in zip(*self._flat))
-        fid = math.nan if self._fid is None else self._fid.compute().item()
+        distance = fid(*map(torch.cat, zip(*self._features))) if self._features else math.nan
         return Score(
-            self.stage, self.rate, psnr_db, similarity, self._swd.distances(), naturalness, given / max(wanted, 1e-6), lpips, fid
+            self.stage,
+            self.rate,
+            psnr_db,
+            similarity,
+            self._swd.distances(),
+            naturalness,
+            given / max(wanted, 1e-6),
+            lpips,
+            distance,
         )
 
 
