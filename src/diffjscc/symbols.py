@@ -21,6 +21,9 @@ MAX_PIXELS = 1 << 26
 #: The smallest side a codec accepts, in pixels.
 MIN_SIDE = 32
 
+#: The largest encoder effort, in steps; a few hundred find nearly all that there is to find.
+MAX_EFFORT = 10_000
+
 #: 1/2 real channels a symbol over 16×16 pixels: R = C_out / 512 (paper, section III-A).
 _CHANNELS_PER_RATE = 2 * BLOCK * BLOCK
 
@@ -65,6 +68,17 @@ def parse_snr_db(snr_db: float | str, name: str = "snr_db") -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} = {snr_db} is not an SNR: give a finite number of dB, such as 1.0")
     return value
+
+
+def parse_effort(effort: int | float | str) -> int:
+    """An encoder effort, in steps, from a number or its text. Raises ValueError unless it is a whole number, 0 to 10 000."""
+    try:
+        value = math.nan if isinstance(effort, bool) else float(effort)
+    except (ValueError, TypeError, OverflowError):
+        value = math.nan
+    if not (0 <= value <= MAX_EFFORT and value.is_integer()):
+        raise ValueError(f"effort = {effort}: must be a whole number of steps, 0 to {MAX_EFFORT}")
+    return int(value)
 
 
 @dataclass(frozen=True)

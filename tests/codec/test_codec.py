@@ -254,7 +254,52 @@ def test_effort_pays_at_the_high_end(lite):
     assert psnr(received[1], image) > psnr(received[0], image) + 0.2
 
 
-@pytest.mark.parametrize("effort", [-1, 1.5, True, "3"])
+def test_a_search_that_is_ended_keeps_what_it_found(lite):
+    image, asked = photograph(64, 96), []
+
+    def enough():
+        asked.append(True)
+        return len(asked) > 3
+
+    found = lite.encode(image, 13.0, "1/16", effort=100, enough=enough)
+    assert len(asked) == 4 and mean_power(found) == pytest.approx(1.0, abs=1e-5)
+    plain = lite.encode(image, 13.0, "1/16")
+    received = [lite.decode(transmit(symbols, 13.0, seed=5), symbols.header) for symbols in (plain, found)]
+    assert psnr(received[1], image) > psnr(received[0], image)
+
+
+@pytest.mark.parametrize("effort", [-1, 1.5, True, "much", float("nan"), float("inf"), 10_001, None])
 def test_an_effort_that_is_no_number_of_steps_is_refused(lite, effort):
     with pytest.raises(ValueError, match="whole number of steps"):
         lite.encode(photograph(64, 64), 1.0, effort=effort)
+
+
+@pytest.mark.parametrize("gain", (3.0, 10.0, 1e6))
+def test_a_receiver_of_the_wrong_gain_still_gets_the_image(lite, gain):
+    image = photograph(64, 96)
+    symbols = lite.encode(image, 10.0, "1/16")
+    right = transmit(symbols, 10.0)
+    wrong = replace(right, values=(right.values * gain).astype(np.complex64))
+    assert psnr(lite.decode(wrong, symbols.header), image) > psnr(lite.decode(right, symbols.header), image) - 0.5
+
+
+@pytest.mark.parametrize("strength", (30.0, 1e6, 1e30))
+def test_impulses_count_as_lost_symbols(lite, strength):
+    image = photograph(64, 96)
+    symbols = lite.encode(image, 10.0, "1/16")
+    right = transmit(symbols, 10.0)
+    values, noise_var = right.values.copy(), right.noise_var.copy()
+    values[[5, 100, 300]] = strength * np.exp(1j)
+    noise_var[[5, 100, 300]] = np.inf
+    hit = lite.decode(replace(right, values=values), symbols.header)
+    assert torch.equal(hit, lite.decode(replace(right, noise_var=noise_var), symbols.header))
+
+
+def test_attention_starts_as_the_identity_at_any_size(lite):
+    grown = build_codec({"architecture": "lite", "attention": [1, 2]})
+    grown.load_state_dict(lite.state_dict(), strict=False)
+    image = photograph(80, 176)
+    symbols = lite.encode(image, 7.0, "1/32")
+    assert np.abs(grown.encode(image, 7.0, "1/32").values - symbols.values).max() < 0.1
+    received = transmit(symbols, 7.0)
+    assert (grown.decode(received, symbols.header) - lite.decode(received, symbols.header)).abs().max() < 0.05

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import ClassVar, overload
 
@@ -13,9 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from ..images import pad_to_block
-from ..symbols import BLOCK, ImageHeader, Reception, Symbols, check_image_size, check_rate, parse_rate, parse_snr_db, rate_channels
+from ..symbols import (
+    BLOCK,
+    ImageHeader,
+    Reception,
+    Symbols,
+    check_image_size,
+    check_rate,
+    parse_effort,
+    parse_rate,
+    parse_snr_db,
+    rate_channels,
+)
 from .effort import improve
 from .latent import ChannelState, latent_to_symbols, normalise_power, symbols_to_latent
+from .limits import within_limits
 
 
 class Codec(nn.Module, ABC):
@@ -74,6 +86,7 @@ class Codec(nn.Module, ABC):
         image_id: int = 0,
         fading: complex = 1.0,
         effort: int = 0,
+        enough: Callable[[], bool] | None = None,
     ) -> Symbols:
         """An image to channel symbols.
 
@@ -82,15 +95,16 @@ class Codec(nn.Module, ABC):
         rate      channel uses per pixel; default: the codec's lowest
         image_id  id that the image's header carries
         fading    the gain that a Rayleigh codec's transmitter is told
-        effort    steps of gradient descent that look for better symbols for this image (see `effort.improve`); each takes
-                  about three times as long as decoding. Receivers need not know
+        effort    steps of gradient descent that look for better symbols for this image (see `effort.improve`), 0 to 10 000;
+                  each takes about three times as long as decoding. Receivers need not know
+        enough    is asked before each of these steps; with True the search ends, and what it found is returned
 
-        Raises ValueError for a rate that the codec lacks, an SNR that is not finite, an effort below 0, or an image of
-        another shape, size or value.
+        Raises ValueError for a rate that the codec lacks, an SNR that is not finite, an effort that is not a whole number of
+        steps, or an image of another shape, size or value.
         """
         if image.ndim != 3:
             raise ValueError(f"image is {image.dtype} {tuple(image.shape)}: expected float (3, H, W); `encode_batch` takes several")
-        return self.encode_batch(image[None], snr_db, rate, image_id=image_id, fading=fading, effort=effort)[0]
+        return self.encode_batch(image[None], snr_db, rate, image_id=image_id, fading=fading, effort=effort, enough=enough)[0]
 
     @torch.inference_mode()
     def encode_batch(
@@ -102,12 +116,12 @@ class Codec(nn.Module, ABC):
         image_id: int = 0,
         fading: complex = 1.0,
         effort: int = 0,
+        enough: Callable[[], bool] | None = None,
     ) -> list[Symbols]:
         """`encode` for images of one size, float (N, 3, H, W), in one pass. Their ids count up from ``image_id``."""
         rate = self.check_rate(self.rates[0] if rate is None else rate)
         snr_db = parse_snr_db(snr_db)
-        if isinstance(effort, bool) or not isinstance(effort, int) or effort < 0:
-            raise ValueError(f"effort = {effort!r}: must be a whole number of steps, 0 or more")
+        effort = parse_effort(effort)
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected float (N, 3, H, W)")
         height, width = images.shape[-2:]
@@ -125,7 +139,7 @@ class Codec(nn.Module, ABC):
         latent = self.analyse(self._network_input(batch), state, channels).float()
         latent = normalise_power(latent[:, : rate_channels(rate)], channels)
         if effort:
-            latent = improve(self, batch, latent, state, channels, effort)
+            latent = improve(self, batch, latent, state, channels, effort, enough)
         values = latent_to_symbols(latent).cpu().numpy()
         return [Symbols(values[i], ImageHeader(image_id + i, width, height, self.name, rate, snr_db)) for i in range(count)]
 
@@ -141,8 +155,8 @@ class Codec(nn.Module, ABC):
         """Received symbols to images, each symbol weighted by the reliability that its noise variance gives it.
 
         One Reception and its header give one image, float32 (3, H, W) in [0, 1]; sequences give a list, and images
-        of one size and rate run as one batch. Erased (noise variance +inf) and not finite symbols count as lost, and
-        the image is decoded from the others. Where all variances are equal this is the plain decoder at that SNR.
+        of one size and rate run as one batch. Erased (noise variance +inf) and not finite symbols and impulses count as lost,
+        and the image is decoded from the others; a burst of too much power is scaled back (`limits.within_limits`). Where all variances are equal this is the plain decoder at that SNR.
 
         Raises ValueError where the number of headers is not that of receptions, or the number of symbols not the header's.
         """
@@ -167,11 +181,9 @@ class Codec(nn.Module, ABC):
                     f"burst has {len(reception.values)} symbols, but its header ({header.width}×{header.height}"
                     f" at {header.rate}) asks for {header.symbol_count}"
                 )
-        values = np.stack([r.values for r in receptions])
-        noise_var = np.stack([r.noise_var for r in receptions])
-        lost = ~np.isfinite(values) | ~(noise_var >= 0)
-        symbols = torch.from_numpy(np.where(lost, 0, values).astype(np.complex64)).to(self.device)
-        reliability = torch.from_numpy(np.where(lost, 0, 1 / (1 + noise_var)).astype(np.float32)).to(self.device)
+        values, noise_var = map(np.stack, zip(*(within_limits(r.values, r.noise_var) for r in receptions)))
+        symbols = torch.from_numpy(values).to(self.device)
+        reliability = torch.from_numpy((1 / (1 + noise_var)).astype(np.float32)).to(self.device)
         state = ChannelState(
             self._snrs([reception.snr_db for reception in receptions]),
             torch.tensor([r.fading for r in receptions], dtype=torch.complex64, device=self.device),

@@ -7,6 +7,7 @@ them with, as image codecs spend time for quality (for neural image compression:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +24,14 @@ STEP = 0.02
 
 
 def improve(
-    codec: Codec, images: Tensor, latent: Tensor, state: ChannelState, channels: Tensor, effort: int, seed: int = 0
+    codec: Codec,
+    images: Tensor,
+    latent: Tensor,
+    state: ChannelState,
+    channels: Tensor,
+    effort: int,
+    enough: Callable[[], bool] | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """A latent from which the decoder makes better images than from the encoder's own.
 
@@ -32,6 +40,7 @@ def improve(
     state     of the channel, as the encoder assumes it
     channels  (N,) real channels sent, C each
     effort    steps of Adam on the mean squared error, each with fresh noise at the SNR assumed
+    enough    is asked before each step; with True the search ends, and what was found by then is returned
     seed      of that noise
 
     Returns (N,C,h,w), mean |y|² = 1.
@@ -47,6 +56,8 @@ def improve(
         latent = latent.clone().requires_grad_()
         optimiser = torch.optim.Adam([latent], lr=STEP, betas=(0.9, 0.99), eps=1e-12)
         for step in range(effort):
+            if enough is not None and enough():
+                break
             optimiser.param_groups[0]["lr"] = STEP * (1 - step / effort)
             noise = torch.randn(latent.shape, generator=random).to(device)
             received = normalise_power(latent, channels) + noise * (variance / 2).sqrt()

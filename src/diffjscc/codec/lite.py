@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from ..symbols import BLOCK, rate_channels
 from .codec import Codec
 from .latent import ChannelState
+from .swin import SwinBlock
 
 #: Octaves of the sinusoids that a scalar condition is expanded into.
 OCTAVES = 4
+
+
+#: Side of the windows of attention, latent positions; channels of a head; expansion of its MLP.
+WINDOW, HEAD, EXPANSION = 8, 32, 2
 
 
 def _start_at_zero(layer: nn.Module) -> None:
@@ -73,6 +78,24 @@ class Stage(nn.ModuleList):
         return z
 
 
+class Exchange(nn.Sequential):
+    """Attention between the blocks of an image, in windows of which every second is shifted. (N,C,h,w) → same.
+
+    Busy blocks may send some of what they need in the symbols of quiet ones. Starts as the identity.
+    """
+
+    def __init__(self, depth: int, width: int):
+        shifts = [index % 2 * (WINDOW // 2) for index in range(depth)]
+        blocks = [SwinBlock(width, width // HEAD, WINDOW, shift, EXPANSION) for shift in shifts]
+        super().__init__(*blocks)
+        for block in blocks:
+            _start_at_zero(block.attn.proj)
+            _start_at_zero(block.mlp.fc2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class ChannelGain(nn.Module):
     """A positive gain for each latent channel, from the condition and a table by rate: the allocation of power to channels."""
 
@@ -89,21 +112,22 @@ class ChannelGain(nn.Module):
 class LiteEncoder(nn.Module):
     """Image to latent, at a quarter of the resolution and below.
 
-    image ─┬► unshuffle ÷4 ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage ─► 3×3 ─► (+) ─► × gain ─► latent
-    (3,H,W)│    (48,H/4,W/4)          (…,H/8,W/8)       (…,H/16,W/16)       │               (C,H/16,W/16)
-           └► linear transform of each 16×16 block ───────────────────────►─┘
+    image ─┬► unshuffle ÷4 ─► stage ─► ÷2 ─► stage ─► ÷2 ─► stage ─► exchange ─► 3×3 ─► (+) ─► × gain ─► latent
+    (3,H,W)│    (48,H/4,W/4)          (…,H/8,W/8)       (…,H/16,W/16)                    │               (C,H/16,W/16)
+           └► linear transform of each 16×16 block ────────────────────────────────────►─┘
 
     The linear path is initialised with the first C principal components of a block and SoftCast's power allocation, and the
     network's own output with zero: training starts from the best linear analog code instead of from random weights. Without
     this path the finer components, which matter at high SNR, are learned last (docs/results.md).
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], depths: Sequence[int], condition: int, rates: int):
+    def __init__(self, channels: int, widths: Sequence[int], depths: Sequence[int], attention: int, condition: int, rates: int):
         super().__init__()
         self.condition = Condition(2, condition)
         self.stem = nn.Conv2d(48, widths[0], 3, padding=1)
         self.stages = nn.ModuleList(Stage(depth, width, condition) for depth, width in zip(depths, widths))
         self.halvings = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:]))
+        self.exchange = Exchange(attention, widths[-1])
         self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
         self.linear = nn.Conv2d(3, channels, BLOCK, stride=BLOCK)
         self.gain = ChannelGain(channels, condition, rates)
@@ -116,22 +140,24 @@ class LiteEncoder(nn.Module):
         z = self.stages[0](self.stem(F.pixel_unshuffle(image, 4)), condition)
         for halving, stage in zip(self.halvings, self.stages[1:]):
             z = stage(halving(z), condition)
+        z = self.exchange(z)
         return (self.head(F.silu(z)) + self.linear(image)) * self.gain(condition, rate_index)
 
 
 class LiteDecoder(nn.Module):
     """Latent to image: the encoder's mirror, with pixel shuffles.
 
-    latent, reliability ─┬► 3×3 ─► stage ─► ×2 ─► stage ─► ×2 ─► stage ─► 3×3 ─► shuffle ×4 ─► (+) ─► image
-    (2C,H/16,W/16)       │   (…,H/16,W/16)    (…,H/8,W/8)   (…,H/4,W/4)     (48,H/4,W/4)        │      (3,H,W)
-                         └► × gain ─► linear transform back to each 16×16 block ───────────────►┘
+    latent, reliability ─┬► 3×3 ─► exchange ─► stage ─► ×2 ─► stage ─► ×2 ─► stage ─► 3×3 ─► shuffle ×4 ─► (+) ─► image
+    (2C,H/16,W/16)       │         (…,H/16,W/16)        (…,H/8,W/8)    (…,H/4,W/4)     (48,H/4,W/4)         │    (3,H,W)
+                         └► × gain ─► linear transform back to each 16×16 block ───────────────────────────►┘
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], depths: Sequence[int], condition: int, rates: int):
+    def __init__(self, channels: int, widths: Sequence[int], depths: Sequence[int], attention: int, condition: int, rates: int):
         super().__init__()
         widths, depths = tuple(widths)[::-1], tuple(depths)[::-1]
         self.condition = Condition(3, condition)
         self.stem = nn.Conv2d(2 * channels, widths[0], 3, padding=1)
+        self.exchange = Exchange(attention, widths[0])
         self.stages = nn.ModuleList(Stage(depth, width, condition) for depth, width in zip(depths, widths))
         self.doublings = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in zip(widths, widths[1:]))
         self.head = nn.Conv2d(widths[-1], 48, 3, padding=1)
@@ -143,7 +169,8 @@ class LiteDecoder(nn.Module):
         """latent, reliability (N,C,h,w); scalars (N,3): SNR met, rate, SNR assumed → image (N,3,16h,16w)."""
         condition = self.condition(scalars)
         latent = latent * reliability * self.gain(condition, rate_index)
-        z = self.stages[0](self.stem(torch.cat((latent, reliability), dim=1)), condition)
+        z = self.exchange(self.stem(torch.cat((latent, reliability), dim=1)))
+        z = self.stages[0](z, condition)
         for doubling, stage in zip(self.doublings, self.stages[1:]):
             z = stage(F.pixel_shuffle(doubling(F.silu(z)), 2), condition)
         return F.pixel_shuffle(self.head(F.silu(z)), 4) + self.linear(latent) + 0.5
@@ -159,6 +186,7 @@ class LiteCodec(Codec):
     widths          channels at 1/4, 1/8 and 1/16 of the resolution
     encoder_depths, decoder_depths
                     modulated blocks at each of those
+    attention       blocks of windowed attention in encoder and in decoder, at 1/16 of the resolution
     condition       width of the embedding of SNR and rate
     snr_range_db    range that it is trained for
     """
@@ -172,15 +200,17 @@ class LiteCodec(Codec):
         widths: Sequence[int] = (64, 128, 192),
         encoder_depths: Sequence[int] = (1, 2, 3),
         decoder_depths: Sequence[int] = (1, 2, 4),
+        attention: Sequence[int] = (0, 0),
         condition: int = 64,
         snr_range_db: tuple[float, float] = (-5.0, 20.0),
     ):
         super().__init__(rates, snr_range_db)
         self.widths, self.depths, self.condition = tuple(widths), (tuple(encoder_depths), tuple(decoder_depths)), condition
         self.register_buffer("rate_table", torch.tensor([rate_channels(r) for r in self.rates]), persistent=False)
+        self.attention = tuple(attention)
         channels = rate_channels(self.rates[-1])
-        self.encoder = LiteEncoder(channels, self.widths, encoder_depths, condition, len(self.rates))
-        self.decoder = LiteDecoder(channels, self.widths, decoder_depths, condition, len(self.rates))
+        self.encoder = LiteEncoder(channels, self.widths, encoder_depths, attention[0], condition, len(self.rates))
+        self.decoder = LiteDecoder(channels, self.widths, decoder_depths, attention[1], condition, len(self.rates))
 
     @property
     def config(self) -> dict:
@@ -189,6 +219,7 @@ class LiteCodec(Codec):
             "widths": list(self.widths),
             "encoder_depths": list(self.depths[0]),
             "decoder_depths": list(self.depths[1]),
+            "attention": list(self.attention),
             "condition": self.condition,
             "snr_range_db": list(self.snr_range_db),
         }

@@ -82,12 +82,12 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between, four times as wide inside."""
+    """Two linear layers with a GELU between, ``expansion`` times as wide inside."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, expansion: int):
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = nn.Linear(width, expansion * width)
+        self.fc2 = nn.Linear(expansion * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(tokens)))
@@ -96,13 +96,13 @@ class Mlp(nn.Module):
 class SwinBlock(nn.Module):
     """Attention in (shifted) windows, then an MLP, each behind a norm and around a skip. tokens (N,H,W,C), any H, W."""
 
-    def __init__(self, width: int, heads: int, window: int, shift: int):
+    def __init__(self, width: int, heads: int, window: int, shift: int, expansion: int = 4):
         super().__init__()
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(width)
         self.attn = WindowAttention(width, window, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width)
+        self.mlp = Mlp(width, expansion)
 
     def forward(self, tokens: Tensor) -> Tensor:
         _, h, w, _ = tokens.shape
