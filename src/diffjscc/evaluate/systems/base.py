@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one interface of the transmission systems that sweeps compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Protocol
+
+from torch import Tensor
+
+from ...symbols import BLOCK, ImageHeader, check_rate, parse_rate
+
+#: What lies between sender and receiver. "awgn" and "rayleigh" are ideal symbol channels (`diffjscc.channel`); "flowgraph" is
+#: GNU Radio's channel model; "air" is the whole air interface, with echoes and offsets.
+CHANNELS = ("awgn", "rayleigh", "flowgraph", "air")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One image after one transmission.
+
+    image         received, float32 (3, H, W) in [0, 1]; None where the image cannot be sent within the budget
+    channel_uses  complex symbols used, at most the budget; of an image that cannot be sent, 0
+    details       what the system chose and what went wrong, for a person who reads the table: bits, code, QP, block errors, …
+    """
+
+    image: Tensor | None
+    channel_uses: int
+    details: dict[str, str | int | float] = field(default_factory=dict)
+
+
+class System(Protocol):
+    """What takes an image to a receiver.
+
+    name   as in `build_system`
+    rates  channel uses per pixel that it can be given; None: any
+    """
+
+    name: str
+    rates: Sequence[Fraction] | None
+
+    def send(self, image: Tensor, budget: int, snr_db: float, channel: str, seed: int) -> Sent:
+        """Sends one image; the same arguments give the same result, bit for bit, whatever was sent before.
+
+        image    float32 (3, H, W) in [0, 1]
+        budget   complex symbols of unit mean power that may be used
+        snr_db   γ = P/σ², dB, where σ² is the variance of the noise on a complex symbol; known at both ends
+        channel  one of `CHANNELS`
+        seed     of noise and fading
+
+        Raises ValueError for a channel that the system does not support, and for a budget that none of its rates uses.
+        """
+        ...
+
+
+def rate_of_budget(image: Tensor, budget: int, codec: str, rates: Sequence[Fraction]) -> Fraction:
+    """The codec's rate that uses the budget for this image. Raises ValueError where it has none."""
+    height, width = image.shape[-2:]
+    blocks = -(-height // BLOCK) * -(-width // BLOCK)
+    return check_rate(codec, rates, Fraction(budget, blocks * BLOCK * BLOCK))
+
+
+def header_of_budget(image: Tensor, budget: int, name: str, snr_db: float) -> ImageHeader:
+    """A header under which ``budget`` symbols travel, for systems that have no codec. Raises ValueError where there is none."""
+    height, width = image.shape[-2:]
+    blocks = -(-height // BLOCK) * -(-width // BLOCK)
+    return ImageHeader(0, width, height, name, parse_rate(Fraction(budget, blocks * BLOCK * BLOCK)), snr_db)
