@@ -21,8 +21,15 @@ from diffjscc.train.control import ControlRecipe, ControlTrainer
 from diffjscc.train.critic import Adversary, PatchCritic, critic_loss, generator_loss
 from diffjscc.train.draws import Draws
 from diffjscc.train.optimisers import short_memory, take_step
-from diffjscc.train.refiner import RefinerRecipe, RefinerTrainer, build_refiner, refine_in_one_step
-from diffjscc.train.texture import lattice_loss, spectrum_loss, texture_loss
+from diffjscc.train.refiner import RefinerRecipe, RefinerTrainer, build_refiner, fidelity_loss, refine_in_one_step
+from diffjscc.train.texture import (
+    feature_loss,
+    flatness,
+    lattice_loss,
+    pooled_texture_loss,
+    spectrum_loss,
+    texture_loss,
+)
 from diffjscc.train.vae import VaeRecipe, VaeTrainer
 
 VAE = {"channels": 8, "width": 32, "batch": 2, "crop": 64, "steps": 4}
@@ -160,6 +167,53 @@ def test_fine_lines_in_place_of_grain_show_in_the_spectrum():
     lines[..., ::4] += 0.17
     lines[..., 2::4] -= 0.17
     assert textures(lines, noise(1))[1] > 1.5 * textures(noise(2), noise(1))[1]
+
+
+def test_features_see_how_lines_join():
+    """The same lines, running on or cut into pieces and shuffled, against such lines elsewhere."""
+    lines = torch.full((1, 3, 128, 128), 0.5)
+    lines[..., ::8] += 0.3
+    pieces = lines.clone()
+    order = torch.randint(8, (32,), generator=torch.Generator().manual_seed(3))
+    for piece, shift in enumerate(order.tolist()):
+        pieces[..., 4 * piece : 4 * piece + 4, :] = lines[..., 4 * piece : 4 * piece + 4, :].roll(shift, -1)
+    costs = [feature_loss(x, lines.roll(4, -1), torch.Generator().manual_seed(1)).item() for x in (lines, pieces)]
+    assert costs[1] > 2 * costs[0]
+
+
+def test_pooled_texture_asks_for_the_set_and_not_for_each_image():
+    """Strong and weak texture exchanged between two images cost nothing pooled; both of medium strength do."""
+    strong, weak = noise(0, 0.2), noise(1, 0.02)
+    original = torch.cat((noise(2, 0.2), noise(3, 0.02)))
+    sets = torch.cat((weak, strong)), torch.cat((noise(4, 0.11), noise(5, 0.11)))
+    exchanged, medium = (pooled_texture_loss(x, original, torch.Generator().manual_seed(0)).item() for x in sets)
+    assert exchanged < 0.2 * medium
+    exchanged, medium = (texture_loss(x, original, torch.Generator().manual_seed(0)).item() for x in sets)
+    assert exchanged > medium
+
+
+def test_skies_are_flat_and_foliage_is_not():
+    image = torch.full((1, 3, 128, 128), 0.5)
+    image[..., 64:] = noise(0, 0.1)[..., 64:]
+    image = image + 0.004 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
+    where = flatness(image)
+    assert where.shape == (1, 1, 128, 128)
+    assert where[..., 16:48].min() > 0.7 and where[..., 80:112].max() < 0.1
+
+
+def test_a_decibel_costs_the_same_at_every_quality():
+    original, blur, weight = noise(0), noise(1, 0.02), torch.ones(1, 1, 128, 128)
+    costs = [fidelity_loss(original + 1.2 * share * blur, original, original + share * blur, weight).item() for share in (0.5, 1.0)]
+    assert costs[0] == pytest.approx(costs[1], rel=0.1)
+
+
+def test_a_critic_is_not_heard_where_it_shall_not_be():
+    critic, real, fake = PatchCritic(), noise(0), noise(1).requires_grad_()
+    where = torch.zeros(1, 1, 128, 128)
+    where[..., 96:] = 1
+    generator_loss(critic(real), critic(fake), where).backward()
+    assert fake.grad[..., :48].abs().max() == 0
+    assert fake.grad[..., 96:].abs().max() > 0
 
 
 def test_a_lattice_costs_and_photographs_have_none():

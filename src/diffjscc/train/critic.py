@@ -52,18 +52,23 @@ class PatchCritic(nn.Module):
         return logits
 
 
-def critic_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+def critic_loss(real: list[Tensor], fake: list[Tensor], where: Tensor | None = None) -> Tensor:
     """What the critic is charged for, mean over scales: log(1 + exp(fake − real)), patch by patch.
+
+    where  (N,1,H,W): weight of each place; None for all alike
 
     Relativistic pairing (Jolicoeur-Martineau, 2018; Huang et al., "R3GAN", 2024): photograph and repainted image show
     the same scene, so that a patch's content cancels and its realism is judged.
     """
-    return torch.stack([F.softplus(f.float() - r.float()).mean() for r, f in zip(real, fake)]).mean()
+    losses = [F.softplus(f.float() - r.float()) for r, f in zip(real, fake)]
+    if where is not None:
+        losses = [loss * F.adaptive_avg_pool2d(where, loss.shape[-2:]) for loss in losses]
+    return torch.stack([loss.mean() for loss in losses]).mean()
 
 
-def generator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+def generator_loss(real: list[Tensor], fake: list[Tensor], where: Tensor | None = None) -> Tensor:
     """What the generator is charged for being told apart from the photographs, mean over scales."""
-    return critic_loss(fake, real)
+    return critic_loss(fake, real, where)
 
 
 class Adversary:
@@ -83,13 +88,15 @@ class Adversary:
         """For a checkpoint."""
         return {"critic": self.critic, "critic_optimiser": self._optimiser}
 
-    def loss(self, images: Tensor, made: Tensor, step: int, factor: float) -> Tensor:
+    def loss(self, images: Tensor, made: Tensor, step: int, factor: float, where: Tensor | None = None) -> Tensor:
         """Trains the critic on photographs and ``made`` images (N,3,H,W); returns what the network is charged, ().
+
+        where  (N,1,H,W): how much the network is charged at each place; None for all alike
 
         The charge grows over the first `GROWS_OVER` steps: a new critic knows nothing.
         """
         self._train(images, made.detach(), factor)
-        return min(1.0, step / GROWS_OVER) * self._opinion(images, made)
+        return min(1.0, step / GROWS_OVER) * self._opinion(images, made, where)
 
     def _train(self, images: Tensor, made: Tensor, factor: float) -> None:
         with self._accelerator.autocast():
@@ -99,12 +106,12 @@ class Adversary:
         if self._accelerator.sync_gradients:
             take_step(self._accelerator, [self._optimiser], self.critic, factor)
 
-    def _opinion(self, images: Tensor, made: Tensor) -> Tensor:
+    def _opinion(self, images: Tensor, made: Tensor, where: Tensor | None) -> Tensor:
         """The network's loss before the critic, which learns nothing from it."""
         self.critic.requires_grad_(False)
         with self._accelerator.autocast():
             with torch.no_grad():
                 real = self.critic(images)
-            loss = generator_loss(real, self.critic(made))
+            loss = generator_loss(real, self.critic(made), where)
         self.critic.requires_grad_(True)
         return loss

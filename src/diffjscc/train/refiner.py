@@ -43,7 +43,7 @@ from .grids import stacked
 from .optimisers import build_optimisers, linear, short_memory
 from .recipes import Recipe
 from .run import Run
-from .texture import lattice_loss, spectrum_loss, texture_loss
+from .texture import feature_loss, flatness, lattice_loss, pooled_texture_loss, spectrum_loss, texture_loss
 
 #: Held-out images measured, at the codec's lowest rate and this SNR in dB.
 VALIDATION_IMAGES, VALIDATION_SNR_DB = 8, 1.0
@@ -54,8 +54,8 @@ SHOWN, SHOWN_SIDE = 4, 256
 #: Groups of the UNet's normalisation, over which its channels are divided.
 GROUPS = 32
 
-#: How far a new refiner goes by default: the last 15 % of the way cost the most PSNR and change the image least.
-STRENGTH = 0.85
+#: L1 of an initial reconstruction at a low rate, of 1.
+TYPICAL_L1 = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,14 @@ class RefinerRecipe(Recipe):
     widths       of the UNet's levels, at the latent's resolution, half of it, a quarter, …
     layers       residual blocks a level
     start_noise  standard deviation of the noise on z_1, in units of the latent's own
+    strength     how far the refiner goes by default, above 0 and at most 1
     texture      weight of `texture_loss`
     spectrum     weight of `spectrum_loss`
     lattice      weight of `lattice_loss`
+    pooled       weight of `pooled_texture_loss`, over the images of each rate
+    features     weight of `feature_loss`
     coarse       weight of L1 at a quarter of the resolution, which ties shapes and colours and leaves detail free
+    flat         L1 counts 1 + ``flat`` times as much where the photograph is flat, and the critic is not heard there
     adversarial  weight of the critic's opinion; 0 for no critic, and Muon in place of AdamW
     critic_lr    peak learning rate of the critic
     rates, snr_range_db  as in CodecRecipe
@@ -89,8 +93,12 @@ class RefinerRecipe(Recipe):
     widths: list[int] = field(default_factory=lambda: [64, 128, 160, 160])
     layers: int = 1
     start_noise: float = 0.05
+    strength: float = 1.0
     texture: float = 3.0
+    pooled: float = 0.0
+    features: float = 0.0
     coarse: float = 2.0
+    flat: float = 0.0
     spectrum: float = 10.0
     lattice: float = 2.0
     adversarial: float = 0.0
@@ -109,7 +117,8 @@ class RefinerRecipe(Recipe):
         self.check("vae", bool(self.vae or self.start_from), "the model folder of a run of vae-mini, unless start_from is given")
         self.check("widths", len(self.widths) > 0 and all(w > 0 and w % GROUPS == 0 for w in self.widths), f"multiples of {GROUPS}")
         self.check_above_zero("layers", "lr", "muon_lr", "critic_lr")
-        for name in ("texture", "coarse", "spectrum", "lattice", "adversarial", "start_noise"):
+        self.check("strength", 0 < self.strength <= 1, "above 0 and at most 1")
+        for name in ("texture", "pooled", "features", "coarse", "flat", "spectrum", "lattice", "adversarial", "start_noise"):
             self.check(name, getattr(self, name) >= 0, "at least 0")
         self.check("precision", self.precision != "fp16" or self.adversarial > 0, "bf16 or no: Muon knows no fp16")
         self.check_share("decay")
@@ -143,11 +152,15 @@ def build_refiner(recipe: RefinerRecipe) -> DiffJSCCPipeline:
     )
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
-    defaults = {"num_inference_steps": 1, "strength": STRENGTH, "colour_fix": "none", "start_noise": recipe.start_noise}
-    control = ControlModule.from_unet(unet, defaults=defaults)
+    control = ControlModule.from_unet(unet, defaults=flow_defaults(recipe))
     # There is no large prior to protect, so that the condition may act from the first step.
     control.controlnet_cond_embedding.reset_parameters()
     return DiffJSCCPipeline(vae, unet, control, FlowMatchEulerDiscreteScheduler())
+
+
+def flow_defaults(recipe: RefinerRecipe) -> dict[str, Any]:
+    """What a pipeline of this recipe uses where a call does not say."""
+    return {"num_inference_steps": 1, "strength": recipe.strength, "colour_fix": "none", "start_noise": recipe.start_noise}
 
 
 def refine_in_one_step(pipeline: DiffJSCCPipeline, initial: Tensor, snr_db: Tensor, draws: Draws) -> Tensor:
@@ -158,6 +171,15 @@ def refine_in_one_step(pipeline: DiffJSCCPipeline, initial: Tensor, snr_db: Tens
     text = z.new_zeros(len(z), 1, pipeline.unet.config.cross_attention_dim)
     start = torch.tensor(float(pipeline.scheduler.config.num_train_timesteps), device=z.device)
     return pipeline.decode(z - pipeline.predict(z, start, f_s, snr_db, text)).float()
+
+
+def fidelity_loss(refined: Tensor, images: Tensor, initial: Tensor, weight: Tensor) -> Tensor:
+    """L1 over that of the initial reconstruction, so that a decibel given up costs the same at every rate and SNR.
+
+    All (N,3,H,W); weight (N,1,H,W) of each place. In units of a typical initial reconstruction's L1.
+    """
+    after, before = ((weight * (x - images).abs()).mean((1, 2, 3)) for x in (refined, initial))
+    return TYPICAL_L1 * (after / (before + TYPICAL_L1 / 4)).mean()
 
 
 class RefinerPath(nn.Module):
@@ -191,6 +213,7 @@ class RefinerTrainer(Run):
         recipe.channel.multipath()
         self.held_out_images = read_held_out(self.held_out, VALIDATION_IMAGES, self.unreadable)
         self.pipeline = load_refiner(recipe.start_from, dtype=torch.float32) if recipe.start_from else build_refiner(recipe)
+        self.pipeline.control.register_to_config(defaults=flow_defaults(recipe))
         self.pipeline.to(self.device)
         self.pipeline.vae.encoder.requires_grad_(False)
         path = RefinerPath(self.pipeline, recipe.compile)
@@ -220,22 +243,31 @@ class RefinerTrainer(Run):
 
     def loss(self, images: Tensor, indices: list[int], draws: Draws, factor: float) -> Tensor:
         recipe: RefinerRecipe = self.recipe
-        images, initial, snr_db = self._receive(images, draws)
+        images, initial, snr_db, channels = self._receive(images, draws)
         with self.accelerator.autocast():
             refined = self.network(initial, snr_db, draws)
-        loss = l1_loss(refined, images) + recipe.coarse * l1_loss(avg_pool2d(refined, 4), avg_pool2d(images, 4))
+        flat = flatness(images)
+        loss = fidelity_loss(refined, images, initial, 1 + recipe.flat * flat)
+        loss = loss + recipe.coarse * l1_loss(avg_pool2d(refined, 4), avg_pool2d(images, 4))
         loss = loss + recipe.texture * texture_loss(refined, images, draws.shared)
         loss = loss + recipe.spectrum * spectrum_loss(refined, images) + recipe.lattice * lattice_loss(refined)
+        if recipe.pooled:
+            for rate in channels.unique():
+                same = channels == rate
+                loss = loss + recipe.pooled * same.float().mean() * pooled_texture_loss(refined[same], images[same], draws.shared)
+        if recipe.features:
+            loss = loss + recipe.features * feature_loss(refined, images, draws.shared)
         if self.adversary is not None:
-            loss = loss + recipe.adversarial * self.adversary.loss(images, refined, self.step, factor)
+            where = 1 - flat if recipe.flat else None
+            loss = loss + recipe.adversarial * self.adversary.loss(images, refined, self.step, factor, where)
         return loss
 
     def after_step(self) -> None:
         self.average.update()
 
     @torch.no_grad()
-    def _receive(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """A window of the images, the same of what the codec makes of them, and the SNR.
+    def _receive(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A window of the images, the same of what the codec makes of them, the SNRs, and the numbers of latent channels sent.
 
         The window lies anywhere in the codec's blocks, so that the generator's own lattice never lines up with theirs.
         """
@@ -245,7 +277,7 @@ class RefinerTrainer(Run):
             initial = self.received(images, channels, state, recipe.channel, draws)
         top, left = torch.randint(BLOCK, (2,), generator=draws.shared).tolist()
         window = (..., slice(top, top + recipe.crop), slice(left, left + recipe.crop))
-        return images[window], initial.clamp(0, 1)[window], state.snr_db.to(self.device)
+        return images[window], initial.clamp(0, 1)[window], state.snr_db.to(self.device), channels
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

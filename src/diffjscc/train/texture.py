@@ -22,6 +22,18 @@ WINDOW = 24
 #: Side of the windows whose spectra are compared, and their stride, pixels of their octave.
 SPECTRUM_WINDOW, SPECTRUM_STRIDE = 16, 8
 
+#: Places of a batch whose patches are compared as one set.
+POOLED_PLACES = 16384
+
+#: Local deviation of detail below which a place counts as flat rather than as texture, of 1.
+FLAT_DEVIATION = 4 / 255
+
+#: Side of the window that the local deviation is taken in, pixels.
+LOCAL_WINDOW = 17
+
+#: Features of the two layers of the random network.
+FEATURES = (24, 32)
+
 #: Period of the lattices that a generator may leave, pixels: networks that halve three times.
 LATTICE = 8
 
@@ -36,8 +48,7 @@ def texture_loss(refined: Tensor, original: Tensor, random: torch.Generator) -> 
     """
     total = refined.new_zeros(())
     for _ in range(OCTAVES):
-        directions = torch.randn(DIRECTIONS, 3, PATCH, PATCH, generator=random).to(refined)
-        directions = directions / directions.flatten(1).norm(dim=1)[:, None, None, None]
+        directions = _directions(DIRECTIONS, PATCH, random).to(refined)
         (refined, given), (original, wanted) = (_halve(image) for image in (refined, original))
         given, wanted = (_sorted_windows(F.conv2d(detail, directions)) for detail in (given, wanted))
         total = total + (given - wanted).abs().mean()
@@ -70,6 +81,64 @@ def lattice_loss(refined: Tensor) -> Tensor:
         cells = strength.reshape(-1, 3, rows, LATTICE, columns, LATTICE).mean((0, 2, 4))
         total = total + (cells - cells.mean((1, 2), keepdim=True)).abs().mean()
     return total
+
+
+def pooled_texture_loss(refined: Tensor, original: Tensor, random: torch.Generator) -> Tensor:
+    """Sliced Wasserstein distance between the 7×7 patches of the whole batch, taken as one set; both (N, 3, H, W) in [0, 1].
+
+    Where the received image does not tell how much texture a window had, the distance to each window's own is least for too
+    little in all of them. As a set, they must have the photographs' distribution: some quiet, some busy.
+    """
+    total = refined.new_zeros(())
+    for _ in range(OCTAVES):
+        directions = _directions(DIRECTIONS, PATCH, random).to(refined)
+        (refined, given), (original, wanted) = (_halve(image) for image in (refined, original))
+        given, wanted = (F.conv2d(detail, directions).transpose(0, 1).flatten(1) for detail in (given, wanted))
+        places = torch.randint(given.shape[1], (min(POOLED_PLACES, given.shape[1]),), generator=random).to(given.device)
+        given, wanted = (values[:, places].sort(dim=1).values for values in (given, wanted))
+        total = total + (given - wanted).abs().mean()
+    return total / OCTAVES
+
+
+def feature_loss(refined: Tensor, original: Tensor, random: torch.Generator) -> Tensor:
+    """Difference of the local mean and deviation of a random network's features; both (N, 3, H, W) in [0, 1].
+
+    Two layers of random convolutions, drawn anew each time, at two scales: their statistics tell textures apart nearly as well
+    as a trained network's (Ustyuzhaninov et al., ICLR 2017), and see how lines join, which projections of patches do not.
+    """
+    first = _directions(FEATURES[0], 5, random)
+    # No mean: brightness is for the other losses.
+    first = (first - first.mean((2, 3), keepdim=True)).to(refined)
+    second = torch.randn(FEATURES[1], FEATURES[0], 3, 3, generator=random).to(refined)
+    second = second / second.flatten(1).norm(dim=1)[:, None, None, None]
+    total = refined.new_zeros(())
+    for scale in range(OCTAVES):
+        if scale:
+            refined, original = F.avg_pool2d(refined, 2), F.avg_pool2d(original, 2)
+        given, wanted = (F.relu(F.conv2d(F.avg_pool2d(F.relu(F.conv2d(image, first)), 2), second)) for image in (refined, original))
+        for one, other in zip(_local_statistics(given), _local_statistics(wanted)):
+            total = total + (one - other).abs().mean()
+    return total / OCTAVES
+
+
+def flatness(original: Tensor) -> Tensor:
+    """How flat photographs are from place to place: 1 for a clear sky, 0 for foliage; (N, 3, H, W) → (N, 1, H, W)."""
+    coarse = F.interpolate(F.avg_pool2d(original, 4), original.shape[-2:], mode="bilinear", align_corners=False)
+    detail = (original - coarse).square().mean(1, keepdim=True)
+    variance = F.avg_pool2d(detail, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2, count_include_pad=False)
+    return 1 / (1 + variance / FLAT_DEVIATION**2)
+
+
+def _directions(count: int, side: int, random: torch.Generator) -> Tensor:
+    """Random unit vectors as convolution kernels, (count, 3, side, side)."""
+    directions = torch.randn(count, 3, side, side, generator=random)
+    return directions / directions.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def _local_statistics(features: Tensor, side: int = 8) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of features in overlapping windows."""
+    mean, square = (F.avg_pool2d(values, side, stride=side // 2) for values in (features, features.square()))
+    return mean, (square - mean.square()).clamp(min=0).add(1e-8).sqrt()
 
 
 def _halve(image: Tensor) -> tuple[Tensor, Tensor]:
