@@ -22,8 +22,8 @@ from .transmitter import Transmitter
 #: Seconds that `work` waits for an image before it gives the scheduler a turn.
 PATIENCE = 0.1
 
-#: Seconds that `work` waits for an image that is being encoded once nobody sends messages any more: the scheduler then ends a
-#: source that has nothing.
+#: Seconds that `work` waits for an image, or for the next step of the encoder's effort, once nobody sends messages any more:
+#: the scheduler then ends a source that has nothing.
 LAST_PATIENCE = 60.0
 
 #: Seconds that `stop` waits for an image that is being encoded.
@@ -59,21 +59,33 @@ class jscc_source(gr.sync_block):
     guard        silent symbols after each burst, which flush the filters and resamplers that follow
     length_tag   name of the length tag
     device       where to encode: cpu, cuda, …
+    effort       steps in which the encoder looks for better symbols for each image: each takes about three times as long as
+                 decoding; 40 give some tenths of a dB at high rates and SNRs. Receivers need not know
 
     Reading and encoding run in a thread of their own, two images ahead of the stream. An image that cannot be read or
-    encoded is counted, logged and skipped; when no file of a pass could be sent, the source ends.
+    encoded is counted, logged and skipped; when no file of a pass could be sent, the source ends. When the flowgraph is stopped,
+    the search for better symbols ends too, and the image has those found by then.
 
     A flowgraph that is stopped and started again goes on where it was: the image whose burst was cut is sent again from its
     beginning, then those that were waiting, and files follow from the next one (after the last file, from the first).
 
-    Raises ValueError for a source, codec, rate or SNR that does not exist.
+    Raises ValueError for a source, codec, rate, SNR or effort that does not exist.
     """
 
     def __init__(
-        self, source="", repeat=False, codec="lite", rate="1/128", snr_db=1.0, guard=32, length_tag=LENGTH_TAG, device="cpu"
+        self,
+        source="",
+        repeat=False,
+        codec="lite",
+        rate="1/128",
+        snr_db=1.0,
+        guard=32,
+        length_tag=LENGTH_TAG,
+        device="cpu",
+        effort=0,
     ):
         gr.sync_block.__init__(self, name="jscc_source", in_sig=None, out_sig=[np.complex64])
-        self._transmitter = Transmitter(codec, rate, snr_db, device)
+        self._transmitter = Transmitter(codec, rate, snr_db, device, effort)
         if guard < 0:
             raise ValueError(f"guard = {guard}: must be 0 or more symbols")
         self._silence = np.zeros(guard, np.complex64)
@@ -86,7 +98,7 @@ class jscc_source(gr.sync_block):
         self._running = self._ended = self._stopping = False
         # The way of an image: read from files or taken from the message port, then being encoded, ready, and being sent.
         self._pass = None
-        self._waiting, self._encoding = collections.deque(), None
+        self._waiting, self._encoding, self._steps = collections.deque(), None, 0
         self._ready = collections.deque()
         self._sending, self._burst = None, np.zeros(0, np.complex64)
         self.message_port_register_in(pmt.intern("images"))
@@ -101,6 +113,11 @@ class jscc_source(gr.sync_block):
     def set_snr_db(self, snr_db):
         """Changes the SNR, dB, from the next image encoded. A bad value is logged and changes nothing."""
         self._transmitter.set_snr_db(snr_db)
+
+    @refuses_bad_values
+    def set_effort(self, effort):
+        """Changes the encoder's effort, in steps, from the next image encoded. A bad value is logged and changes nothing."""
+        self._transmitter.set_effort(effort)
 
     def counters(self):
         """{"sent": images on the stream to their last symbol, "skipped": images that could not be read or encoded, "waiting":
@@ -165,8 +182,13 @@ class jscc_source(gr.sync_block):
                 return True
             # The scheduler ends a source that produces nothing once those who send it messages have ended. Images that
             # they have sent are then still to go.
-            coming = self.finished() and (self._encoding or self._waiting)
-            return bool(coming and self._changed.wait_for(lambda: self._ready or self._ended, LAST_PATIENCE))
+            while self.finished() and (self._encoding or self._waiting):
+                steps = self._steps
+                if self._changed.wait_for(lambda: self._ready or self._ended, LAST_PATIENCE):
+                    return True
+                if self._steps == steps:
+                    return False
+            return False
 
     def _take_pdu(self, message):
         try:
@@ -222,10 +244,15 @@ class jscc_source(gr.sync_block):
             if pixels is None:
                 self._pass = None
                 return None
-            return self._transmitter.encode(pixels)
+            return self._transmitter.encode(pixels, self._enough)
         except Exception as error:
             self._skip(error)
             return None
+
+    def _enough(self):
+        """Whether the search for better symbols ends: a flowgraph that stops does not wait for it."""
+        self._steps += 1
+        return self._stopping
 
     def _read_files(self):
         """uint8 images of the files, over and over with ``repeat``; unreadable ones are skipped."""

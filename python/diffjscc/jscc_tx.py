@@ -16,9 +16,9 @@ class jscc_tx(gr.hier_block2):
     Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files.
     Output: complex samples, unit mean power within a burst; see burst_tx for their tags.
 
-    source, repeat, codec, rate, snr_db, device    as in jscc_source
-    preset, burst_symbols, clip_db, gap, guard     as in burst_tx
-    amplitude                                      of the samples: 1 for unit mean power within a burst
+    source, repeat, codec, rate, snr_db, device, effort    as in jscc_source
+    preset, burst_symbols, clip_db, gap, guard             as in burst_tx
+    amplitude                                              of the samples: 1 for unit mean power within a burst
 
     Raises ValueError as these do, and for an amplitude that is not above 0.
     """
@@ -37,9 +37,10 @@ class jscc_tx(gr.hier_block2):
         guard=2304,
         amplitude=1.0,
         device="cpu",
+        effort=0,
     ):
         gr.hier_block2.__init__(self, "jscc_tx", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
-        self._source = jscc_source(source, repeat, codec, rate, snr_db, guard=1, device=device)
+        self._source = jscc_source(source, repeat, codec, rate, snr_db, guard=1, device=device, effort=effort)
         self._bursts = burst_tx(preset, burst_symbols, clip_db, gap, guard)
         self._scale = blocks.multiply_const_cc(parse_amplitude(amplitude))
         self.message_port_register_hier_in("images")
@@ -53,6 +54,10 @@ class jscc_tx(gr.hier_block2):
     def set_snr_db(self, snr_db):
         """As in jscc_source."""
         self._source.set_snr_db(snr_db)
+
+    def set_effort(self, effort):
+        """As in jscc_source."""
+        self._source.set_effort(effort)
 
     @refuses_bad_values
     def set_amplitude(self, amplitude):

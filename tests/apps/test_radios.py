@@ -255,6 +255,7 @@ def test_wrong_values_are_one_line(images, tmp_path, capsys):
         ("tx", [images, *file, "--amplitude", "nan"], "amplitude nan"),
         ("tx", [images, *file, "--gain", "nan"], "gain nan"),
         ("tx", [images, *file, "--snr", "nan"], "not an SNR"),
+        ("tx", [images, *file, "--effort", "-1"], "effort = -1: must be a whole number of steps"),
         ("tx", [images, "--radio", "file"], "needs the name of a file"),
         ("tx", [images, "--radio", "uhd"], "needs a frequency"),
         ("tx", [images, "--radio", "zmq", "--address", "here"], "Invalid argument; give a free one"),

@@ -66,6 +66,17 @@ def test_the_flowgraph_gives_the_images_that_scripts_get(lite, images):
     assert tags == {"packet_len": (0, len(sent)), "image_header": (0, symbols.header.to_dict())}
 
 
+def test_a_source_with_effort_sends_what_the_codec_found(images, lite):
+    path = images / "coffee.png"
+    source, probe = diffjscc.jscc_source(str(path), rate="1/16", snr_db=10.0, guard=0, effort=6), blocks.vector_sink_c()
+    flowgraph = gr.top_block()
+    flowgraph.connect(source, probe)
+    flowgraph.run()
+    plain, found = (lite.encode(to_tensor(read_image(path)), 10.0, "1/16", effort=effort).values for effort in (0, 6))
+    sent = np.array(probe.data())
+    assert np.mean(np.abs(sent - found) ** 2) < 0.1 * np.mean(np.abs(found - plain) ** 2)
+
+
 def test_rate_and_snr_change_while_running(images):
     source = diffjscc.jscc_source(str(images), repeat=True, rate="1/128", snr_db=1.0)
     sink = diffjscc.jscc_sink(snr_db=20.0)
@@ -171,6 +182,8 @@ def test_wrong_parameters_are_refused_at_once(tmp_path, images):
         (lambda: diffjscc.jscc_source(str(tmp_path)), "no images in this folder"),
         (lambda: diffjscc.jscc_source(str(images), rate="1/256"), "rate 1/256 is not one that codec 'lite' has"),
         (lambda: diffjscc.jscc_source(str(images), snr_db=float("nan")), "not an SNR"),
+        (lambda: diffjscc.jscc_source(str(images), effort=-1), "effort = -1: must be a whole number of steps"),
+        (lambda: diffjscc.jscc_encoder(effort=2.5), "effort = 2.5: must be a whole number of steps"),
         (lambda: diffjscc.jscc_source(str(images), codec="absent"), "neither a known name"),
         (lambda: diffjscc.jscc_source(str(images), guard=-1), "guard = -1"),
         (lambda: diffjscc.jscc_sink(on_full="panic"), "'panic' is not one of wait, drop"),

@@ -36,10 +36,13 @@ def of_transmitter(name):
 SETTERS = [
     (diffjscc.jscc_source, "set_rate", of_transmitter("rate"), "1/64", Fraction(1, 64), ["1/100", "1/3", "1/256", -1, 0, 2.5]),
     (diffjscc.jscc_source, "set_snr_db", of_transmitter("snr_db"), "7", 7.0, []),
+    (diffjscc.jscc_source, "set_effort", of_transmitter("effort"), "40", 40, [-1, 2.5, True, "4.5", 10_001]),
     (diffjscc.jscc_encoder, "set_rate", of_transmitter("rate"), 1 / 32, Fraction(1, 32), ["1/100", "1/3", "1/256", -1, 0, 2.5]),
     (diffjscc.jscc_encoder, "set_snr_db", of_transmitter("snr_db"), 7, 7.0, []),
+    (diffjscc.jscc_encoder, "set_effort", of_transmitter("effort"), 40.0, 40, [-1, 2.5, True, 10_001]),
     (diffjscc.jscc_tx, "set_rate", lambda block: block._source._transmitter.rate, "1/64", Fraction(1, 64), ["1/100", -1]),
     (diffjscc.jscc_tx, "set_snr_db", lambda block: block._source._transmitter.snr_db, -3.5, -3.5, []),
+    (diffjscc.jscc_tx, "set_effort", lambda block: block._source._transmitter.effort, 7, 7, [-1, 2.5]),
     (diffjscc.jscc_tx, "set_amplitude", lambda block: block._scale.k(), "0.25", 0.25, [0, -1.0, "-1"]),
     (diffjscc.jscc_sink, "set_snr_db", lambda block: block._receiver.snr_db, 4, 4.0, []),
     (diffjscc.jscc_decoder, "set_snr_db", lambda block: block._receiver.snr_db, "4", 4.0, []),

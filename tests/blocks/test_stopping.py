@@ -158,6 +158,20 @@ def test_a_source_that_starts_again_begins_with_a_whole_tagged_burst(images, lit
     assert [image_id for image_id, _ in recorder.whole(2)] == [3, 4, 5]
 
 
+def test_a_search_for_better_symbols_does_not_delay_stopping(images):
+    """Ten thousand steps, of which each takes tens of milliseconds."""
+    source, recorder = diffjscc.jscc_source(str(images / "coffee.png"), rate="1/16", effort=10_000), Recorder()
+    flowgraph = gr.top_block()
+    flowgraph.connect(source, recorder)
+    flowgraph.start()
+    wait_until(lambda: source._steps > 3)
+    assert stop(flowgraph) < 2.0 and not len(recorder.received(0)[0])
+    wait_until(lambda: not workers(), 10)
+    flowgraph.run()
+    # With what had been found by then.
+    assert [image_id for image_id, _ in recorder.whole(1)] == [0]
+
+
 def test_images_of_the_message_port_outlast_a_stop(capfd):
     source = diffjscc.jscc_source(rate="1/16", snr_db=7.0)
     for _ in range(6):

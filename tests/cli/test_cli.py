@@ -58,6 +58,15 @@ def test_simulate_prints_a_line_an_image(tmp_path, images, capsys):
     assert "coffee.png: 280 symbols, PSNR" in capsys.readouterr().out
 
 
+def test_simulate_with_effort_gives_a_better_image(tmp_path, images, capsys):
+    arguments = ["simulate", str(images / "coffee.png"), "--rate", "1/16", "--snr", "13", "--out", str(tmp_path), "--json"]
+    scores = []
+    for effort in ("0", "6"):
+        assert main([*arguments, "--effort", effort]) == 0
+        scores.append(json.loads(capsys.readouterr().out)[0]["psnr_db"])
+    assert scores[1] > scores[0] + 0.1
+
+
 def test_a_bad_image_among_good_ones_costs_only_itself(tmp_path, images, capsys):
     (tmp_path / "bad.png").write_bytes(b"nonsense")
     assert main(["simulate", str(tmp_path / "bad.png"), str(images / "coffee.png"), "--out", str(tmp_path / "out")]) == 2
@@ -72,6 +81,8 @@ def test_a_bad_image_among_good_ones_costs_only_itself(tmp_path, images, capsys)
         (("simulate", "x.png", "--snr", "nan"), "snr_db = nan is not an SNR"),
         (("simulate", "x.png", "--rate", "1/3"), "whole number of symbols"),
         (("simulate", "x.png", "--rate", "1/256"), "rate 1/256 is not one that codec 'lite' has"),
+        (("simulate", "x.png", "--effort", "-1"), "'-1': expected a whole number from 0 to 10000"),
+        (("evaluate", "x.png", "--effort", "2.5"), "'2.5': expected a whole number from 0 to 10000"),
         (("simulate", "absent.png"), "absent.png: no such file"),
         (("simulate", "x.png", "--codec", "absent"), "neither a known name"),
         (("evaluate", "absent/"), "no such file"),

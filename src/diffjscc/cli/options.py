@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import NoReturn
 
 from ..hub import DEFAULT_CODEC
-from ..symbols import parse_rate, parse_snr_db
+from ..symbols import MAX_EFFORT, parse_rate, parse_snr_db
 
 #: SNRs on the command line are within this of 0 dB: noise of 10^±10 times the symbols' power.
 MAX_SNR_DB = 100
@@ -82,7 +82,7 @@ def add_codec(parser: argparse.ArgumentParser) -> None:
 def add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--effort",
-        type=whole(0, 10_000),
+        type=whole(0, MAX_EFFORT),
         default=0,
         metavar="N",
         help="steps in which the encoder improves an image's symbols: slower, better (default: %(default)s)",

@@ -156,7 +156,8 @@ class Codec(nn.Module, ABC):
 
         One Reception and its header give one image, float32 (3, H, W) in [0, 1]; sequences give a list, and images
         of one size and rate run as one batch. Erased (noise variance +inf) and not finite symbols and impulses count as lost,
-        and the image is decoded from the others; a burst of too much power is scaled back (`limits.within_limits`). Where all variances are equal this is the plain decoder at that SNR.
+        and the image is decoded from the others; a burst of too much power is scaled back (`limits.within_limits`). Where all
+        variances are equal this is the plain decoder at that SNR.
 
         Raises ValueError where the number of headers is not that of receptions, or the number of symbols not the header's.
         """
