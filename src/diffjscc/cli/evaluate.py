@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`diffjscc evaluate`: PSNR and MS-SSIM over a grid of rates and SNRs."""
+"""`diffjscc evaluate`: a sweep of transmission systems, or one codec or refiner over a grid of rates and SNRs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import extra
-from . import options
+from . import options, sweeps
 
 if TYPE_CHECKING:
     from ..codec import Codec
@@ -21,43 +21,113 @@ if TYPE_CHECKING:
     from ..evaluate.sweep import GridPoint
 
 
+#: Options that only make sense with a sweep, or only with images.
+SWEEP_OPTIONS = ("out", "processes", "cluster", "report")
+CODEC_OPTIONS = (
+    *("rates", "snrs", "passes", "channel", "erasures", "seed", "effort", "codec", "device"),
+    *("refiner", "sampler", "steps", "strength", "colour_fix", "prompt", "captioner"),
+)
+
+
 def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="measure a codec over rates and SNRs, or a refiner",
-        description="Sends every image at every rate and SNR and prints mean PSNR (dB) and MS-SSIM as a Markdown table; With"
-        " --refiner: distortion and realism before and after refinement at one SNR (LPIPS and FID where their weights are there).",
-        epilog="examples: diffjscc evaluate kodak/ --snrs 1 4 7 10 13; diffjscc evaluate kodak/ --refiner mini --snrs 1",
+        help="compare transmission systems in a sweep, or measure a codec or a refiner",
+        description="SWEEP.yaml: every system sends every image at every rate and SNR over every channel; the tables are written to"
+        " --out. Killed at any moment and started again with the same arguments, it goes on where it was."
+        " IMAGE: measures one codec, and prints mean PSNR (dB) and MS-SSIM as a Markdown table; with --refiner: distortion and"
+        " realism before and after refinement at one SNR (LPIPS and FID where their weights are there).",
+        epilog="examples: diffjscc evaluate figure4 images=kodak/ --out results/figure4 --report figure4.html;"
+        " diffjscc evaluate kodak/ --snrs 1 4 7 10 13; diffjscc evaluate kodak/ --refiner mini --snrs 1",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder of images, or a quoted pattern")
     parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="SWEEP.yaml | IMAGE",
+        help="a sweep: a file, or the name of one that comes with the package, and KEY=VALUE changes to it; or else: an image, a"
+        " folder of images, or a quoted pattern",
+    )
+    sweep = parser.add_argument_group("options of a sweep")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="folder of the tables (default: the sweep's name)")
+    sweeps.add_workers(sweep)
+    sweep.add_argument("--report", type=Path, metavar="FILE.html", help="write a page with curves, table and images, too")
+    codec = parser.add_argument_group("options where images are given")
+    codec.add_argument(
         "--rates", type=options.rate, nargs="+", metavar="R", help="channel uses per pixel (default: all that the codec has)"
     )
-    parser.add_argument(
+    codec.add_argument(
         "--snrs",
         type=options.snr_db,
         nargs="+",
         metavar="DB",
         help="SNRs in dB (default: 1 4 7 10 13; with --refiner: 1)",
     )
-    parser.add_argument(
+    codec.add_argument(
         "--passes",
         type=options.whole(1, 1_000_000),
         default=1,
         metavar="N",
         help="times that each image is sent (default: %(default)s)",
     )
-    options.add_channel(parser)
-    options.add_effort(parser)
-    options.add_codec(parser)
-    options.add_refiner(parser)
+    options.add_channel(codec)
+    options.add_effort(codec)
+    options.add_codec(codec)
+    options.add_refiner(codec)
     options.add_json(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     with extra("evaluate", "diffjscc evaluate"):
-        from tqdm import tqdm
+        import tqdm  # noqa: F401
+
+    if not _is_sweep(arguments.images[0]):
+        _refuse(arguments, SWEEP_OPTIONS, "is an option of sweeps: give a SWEEP.yaml, see `diffjscc evaluate --help`")
+        run_codec(arguments)
+        return 0
+    _refuse(arguments, CODEC_OPTIONS, "is no option of sweeps: change the sweep instead, such as snrs_db=[1,13]")
+    return run_sweep(arguments)
+
+
+def _is_sweep(text: str) -> bool:
+    """Whether this names a sweep: a YAML file, or one of the package's where there is no such file or folder."""
+    if Path(text).suffix.lower() in (".yaml", ".yml"):
+        return True
+    if not text.isidentifier() or Path(text).exists():
+        return False
+    from ..evaluate.plan import sweep_names
+
+    return text in sweep_names()
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    for name in names:
+        if getattr(arguments, name) != arguments.parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} {why}")
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    from ..evaluate.plan import load_sweep
+    from ..evaluate.table import markdown_summary
+
+    sweep = load_sweep(arguments.images[0], arguments.images[1:])
+    out = arguments.out or Path(Path(arguments.images[0]).stem)
+    if arguments.report is not None:
+        from ..evaluate.report import check_report_path, write_report
+
+        check_report_path(arguments.report)
+    results = sweeps.run_with_bar(sweep, out, arguments.processes, arguments.cluster)
+    if arguments.report is not None:
+        write_report(results, arguments.report)
+    if arguments.json:
+        print(json.dumps([_finite(row) for row in results.summary], indent=2, ensure_ascii=False))
+    else:
+        print(markdown_summary(results.summary))
+    return 1 if results.failures else 0
+
+
+def run_codec(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
 
     from ..evaluate.sweep import markdown_table, sweep
     from ..hub import load_codec
@@ -118,3 +188,7 @@ def _print_json(rows: Sequence[GridPoint] | Sequence[Score]) -> None:
         return None if isinstance(value, float) and math.isnan(value) else value
 
     print(json.dumps([{**{k: plain(v) for k, v in asdict(row).items()}, "rate": str(row.rate or "")} for row in rows], indent=2))
+
+
+def _finite(row: dict[str, object]) -> dict[str, object]:
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}

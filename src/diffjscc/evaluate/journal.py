@@ -101,7 +101,7 @@ class Journal:
         return self.folder / IMAGES / f"{number:07}.webp"
 
     def features_path(self, number: int) -> Path:
-        """Where the Inception features of a cell's patches lie, if FID or KID is measured: float32 (P, 2048), as NumPy writes it."""
+        """Where Inception's features of a cell's patches lie, if FID or KID is measured: float32 (P, 2048), in NumPy's format."""
         return self.folder / FEATURES / f"{number:07}.npy"
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ Measure = Callable[[Tensor, Tensor], float]
 
 
 def find_weights(network: str, folder: str = "") -> Path:
-    """The file of a network's weights, in ``folder`` or in torch's cache. Raises ValueError, with where to get it, if in neither."""
+    """The file of a network's weights, in ``folder`` or in torch's cache. Raises ValueError, which says where it comes from."""
     name, url = WEIGHTS[network]
     places = [Path(folder)] if folder else []
     places.append(Path(torch.hub.get_dir()) / "checkpoints")

@@ -20,12 +20,10 @@ from ..fields import Fields, nearest
 from ..images import find_images, read_image
 from ..symbols import BLOCK, parse_rate, parse_snr_db, rate_channels
 from .measures import METRICS
+from .systems import CHANNELS
 
 #: What `systems.build_system` makes a system of: a name, or a mapping with the name and its options.
 Spec: TypeAlias = "str | Mapping[str, Any]"
-
-#: Channels that systems send over: ideal ones, GNU Radio's channel model, and the whole air interface.
-CHANNELS = ("awgn", "rayleigh", "flowgraph", "air")
 
 #: SNRs of a sweep are within this of 0 dB.
 MAX_SNR_DB = 100
@@ -141,7 +139,7 @@ def load_sweep(source: str | os.PathLike, changes: Sequence[str] = ()) -> Sweep:
     if not path.is_file():
         path = sweep_folder() / f"{source}.yaml"
     if not path.is_file():
-        names = sorted(p.stem for p in sweep_folder().glob("*.yaml"))
+        names = sweep_names()
         raise ValueError(f"sweep '{source}' is no file, and no name{nearest(str(source), names)}; names are {', '.join(names)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -195,6 +193,11 @@ def sweep_folder() -> Path:
     # A wheel carries them inside the package; a checkout has them beside src/.
     inside = package / "sweeps"
     return inside if inside.is_dir() else package.parents[1] / "sweeps"
+
+
+def sweep_names() -> list[str]:
+    """Names of the sweeps that come with the package."""
+    return sorted(path.stem for path in sweep_folder().glob("*.yaml"))
 
 
 def find_sources(sweep: Sweep) -> list[Source]:

@@ -192,7 +192,9 @@ class ProcessSlot:
         self._killed = False
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        # Workers are forked off a process that has imported torch and has no threads.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([Worker.__module__])
         # One process at a time is started: its environment is this process's.
         with _STARTING, self._lock:
             if self._killed:
@@ -264,6 +266,7 @@ def _serve(connection: Connection, settings: WorkerSettings) -> None:
     """A worker's process: answers (True, result) or (False, one line) to each question."""
     # Ctrl-C reaches every process of the terminal: the parent decides what is to be done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(ONE_THREAD)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         try:

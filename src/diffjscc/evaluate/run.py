@@ -20,9 +20,10 @@ from .journal import FEATURES, Journal, write_whole
 from .measures import SET_METRICS, Measures
 from .plan import Cell, Point, Source, Sweep, channel_uses, find_sources, identity, make_cells, shown_images
 from .pool import Pool, ProcessSlot, Unit
+from .systems import build_system
+from .systems.transports import RADIO_CHANNELS, find_radio
 from .table import SUMMARY, SUMMARY_CSV, TABLE, TIMES, summarise, table_rows, write_csv, write_parquet
 from .worker import Build, WorkerSettings
-from .worker import build as build_system
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,10 @@ class Progress:
         """One more row is finished, or given up."""
 
     def say(self, line: str) -> None:
-        """A line for the person who waits."""
+        """A line for the person who waits: a metric that is left out."""
+
+    def fail(self, line: str) -> None:
+        """A cell that has no row, and why."""
 
 
 class SweepRun:
@@ -128,7 +132,7 @@ class SweepRun:
     def _fail(self, cell: Cell, failure: str) -> None:
         line = f"{describe(cell.point)}, {self.sources[cell.image].name}, repeat {cell.repeat}: {failure}"
         self._failures.append(line)
-        self._progress.say(line)
+        self._progress.fail(line)
 
     def _write(self) -> Results:
         rows, times = table_rows(self.sweep, self.cells, self.sources, self.sizes, self._journal)
@@ -158,16 +162,18 @@ class SweepRun:
 
 
 def check_systems(sweep: Sweep, build: Build) -> None:
-    """Builds every system once. Raises ValueError for one that does not exist, cannot run here, or lacks a rate of the sweep."""
+    """Builds every system once. Raises ValueError for one that does not exist, cannot run here or lacks a rate."""
     for name, spec in sweep.systems.items():
         try:
             system = build(spec)
         except ValueError as error:
             raise ValueError(f"systems.{name}: {one_line(error)}") from None
-        rates = getattr(system, "rates", None)
-        for rate in sweep.rates if rates else ():
-            if Fraction(rate) not in rates:
-                raise ValueError(f"systems.{name}: no rate {rate}; its codec has {', '.join(map(str, rates))}")
+        for rate in sweep.rates:
+            if system.rates is not None and Fraction(rate) not in system.rates:
+                raise ValueError(f"systems.{name}: no rate {rate}; its codec has {', '.join(map(str, system.rates))}")
+    for channel in sweep.channels:
+        if channel in RADIO_CHANNELS:
+            find_radio(channel)
 
 
 def make_units(cells: Sequence[Cell]) -> list[Unit]:

@@ -122,6 +122,40 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else (sum(values) if values else math.nan)
 
 
+#: Heading of a column of the summary, and how its values are written.
+HEADINGS: dict[str, tuple[str, str]] = {
+    "psnr_db": ("PSNR, dB", ".2f"),
+    "ms_ssim": ("MS-SSIM", ".3f"),
+    "lpips_alex": ("LPIPS (AlexNet)", ".3f"),
+    "lpips_vgg": ("LPIPS (VGG)", ".3f"),
+    "dists": ("DISTS", ".3f"),
+    "swd_finest": ("SWD finest", ".2f"),
+    "swd_next": ("SWD next", ".2f"),
+    "niqe": ("NIQE", ".2f"),
+    "niqe_original": ("NIQE of originals", ".2f"),
+    "fid": ("FID", ".1f"),
+    "kid": ("KID", ".4f"),
+}
+
+
+def measured_columns(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns of measures with any value, in the order of `HEADINGS`."""
+    return [name for name in HEADINGS if any(not math.isnan(row.get(name, math.nan)) for row in summary)]
+
+
+def markdown_summary(summary: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table, one line a point. The means are those of the images that could be sent; "—" where there are none."""
+    names = measured_columns(summary)
+    heads = ["system", "channel", "rate", "SNR, dB", "sent", *(HEADINGS[name][0] for name in names)]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in summary:
+        cells = [str(row["system"]).replace("|", "/"), row["channel"], row["rate"], f"{row['snr_db']:g}"]
+        cells.append(f"{row['sent']} of {row['rows']}")
+        cells += ["—" if math.isnan(row[name]) else format(row[name], HEADINGS[name][1]) for name in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows, which have the same keys, so that the file is there whole or not at all; the same rows give the same bytes."""
     table = as_table(rows)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,22 +23,13 @@ from .. import __version__
 from ..images import to_pixels, to_tensor
 from .measures import Measures, columns
 from .plan import Cell, Spec
-
-if TYPE_CHECKING:
-    from .systems import System
+from .systems import System, build_system
 
 #: Quality of the WebP images of the report.
 REPORT_QUALITY = 82
 
 #: Makes a system of what stands in a sweep file.
-Build: TypeAlias = "Callable[[Spec], System]"
-
-
-def build(spec: Spec) -> System:
-    """`systems.build_system`, which is imported when the first system is built."""
-    from .systems import build_system
-
-    return build_system(spec)
+Build: TypeAlias = Callable[[Spec], System]
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class WorkerSettings:
     systems: Mapping[str, Spec]
     metrics: Sequence[str]
     metrics_weights: str = ""
-    build: Build = build
+    build: Build = build_system
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class Done:
     """A finished row, without what follows from its cell.
 
     row       columns of the table, plain values
-    times     what differs from run to run: seconds, place
+    times     what differs from run to run: seconds, place, git revision
     image     received image for the report, WebP
     features  see `Measures.features`
     """
@@ -77,12 +68,13 @@ class Worker:
         self._systems: dict[str, System] = {}
         self._measures = Measures(settings.metrics, settings.metrics_weights)
         self._empty = dict.fromkeys(columns(settings.metrics), float("nan"))
-        self._versions = {"diffjscc": __version__, "revision": revision(), "torch": torch.__version__}
+        self._versions = {"diffjscc": __version__, "torch": torch.__version__}
+        self._place: dict[str, Any] = {"host": socket.gethostname(), "process": os.getpid(), "revision": revision()}
         self._measured: dict[bytes, tuple[dict[str, float], bytes | None]] = {}
 
     def ready(self) -> tuple[str, int]:
         """(host, process id)."""
-        return socket.gethostname(), os.getpid()
+        return self._place["host"], self._place["process"]
 
     def begin(self, pixels: np.ndarray) -> None:
         """The image of the cells that follow, uint8 RGB (H, W, 3)."""
@@ -118,8 +110,7 @@ class Worker:
             "started": round(started, 3),
             "send_seconds": round(sending, 6),
             "measure_seconds": round(time.perf_counter() - begin, 6),
-            "host": socket.gethostname(),
-            "process": os.getpid(),
+            **self._place,
         }
         return Done(row, times, image, features)
 
