@@ -27,6 +27,7 @@ from diffjscc.train.texture import (
     flatness,
     lattice_loss,
     pooled_texture_loss,
+    quiet_loss,
     spectrum_loss,
     texture_loss,
 )
@@ -199,6 +200,13 @@ def test_skies_are_flat_and_foliage_is_not():
     where = flatness(image)
     assert where.shape == (1, 1, 128, 128)
     assert where[..., 16:48].min() > 0.7 and where[..., 80:112].max() < 0.1
+
+
+def test_faint_grain_in_a_sky_costs_and_the_same_in_foliage_does_not():
+    original = torch.cat((0.5 + 0.02 * (noise(0) - 0.5), noise(1)))
+    grain = 0.015 * torch.randn(original.shape, generator=torch.Generator().manual_seed(3))
+    sky, foliage = (quiet_loss(x + g, x, flatness(x)).item() for x, g in zip(original.split(1), grain.split(1)))
+    assert sky > 0.5 and foliage < 0.01 * sky
 
 
 def test_a_decibel_costs_the_same_at_every_quality():

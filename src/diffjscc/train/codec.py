@@ -144,7 +144,8 @@ class CodecTrainer(Run):
         self.held_out_images = read_held_out(self.held_out, VALIDATION_IMAGES, self.unreadable)
         self.difficulty = None
         if recipe.loss == "relative":
-            self.difficulty = Difficulty(load_codec(recipe.start_from, self.device, torch.float32), self.training)
+            measured_in = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+            self.difficulty = Difficulty(load_codec(recipe.start_from, self.device, measured_in), self.training)
         if not self.resuming:
             self._begin()
         self.codec.to(self.device)

@@ -62,7 +62,7 @@ def critic_loss(real: list[Tensor], fake: list[Tensor], where: Tensor | None = N
     """
     losses = [F.softplus(f.float() - r.float()) for r, f in zip(real, fake)]
     if where is not None:
-        losses = [loss * F.adaptive_avg_pool2d(where, loss.shape[-2:]) for loss in losses]
+        losses = [loss * F.adaptive_avg_pool2d(where, (loss.shape[2], loss.shape[3])) for loss in losses]
     return torch.stack([loss.mean() for loss in losses]).mean()
 
 

@@ -43,7 +43,7 @@ from .grids import stacked
 from .optimisers import build_optimisers, linear, short_memory
 from .recipes import Recipe
 from .run import Run
-from .texture import feature_loss, flatness, lattice_loss, pooled_texture_loss, spectrum_loss, texture_loss
+from .texture import feature_loss, flatness, lattice_loss, pooled_texture_loss, quiet_loss, spectrum_loss, texture_loss
 
 #: Held-out images measured, at the codec's lowest rate and this SNR in dB.
 VALIDATION_IMAGES, VALIDATION_SNR_DB = 8, 1.0
@@ -58,6 +58,13 @@ GROUPS = 32
 TYPICAL_L1 = 0.05
 
 
+#: Names of a recipe's weights of losses, and of others that are at least 0.
+WEIGHTS = (
+    *("fidelity", "fidelity_by_rate", "coarse", "flat", "quiet"),
+    *("texture", "pooled", "features", "spectrum", "lattice", "adversarial", "start_noise"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefinerRecipe(Recipe):
     """What the training of a small refiner computes.
@@ -68,6 +75,8 @@ class RefinerRecipe(Recipe):
     layers       residual blocks a level
     start_noise  standard deviation of the noise on z_1, in units of the latent's own
     strength     how far the refiner goes by default, above 0 and at most 1
+    fidelity     weight of `fidelity_loss` at the codec's lowest rate, …
+    fidelity_by_rate  … which grows with the rate to this power: the more was received, the less is to be repainted
     texture      weight of `texture_loss`
     spectrum     weight of `spectrum_loss`
     lattice      weight of `lattice_loss`
@@ -75,6 +84,7 @@ class RefinerRecipe(Recipe):
     features     weight of `feature_loss`
     coarse       weight of L1 at a quarter of the resolution, which ties shapes and colours and leaves detail free
     flat         L1 counts 1 + ``flat`` times as much where the photograph is flat, and the critic is not heard there
+    quiet        weight of `quiet_loss`
     adversarial  weight of the critic's opinion; 0 for no critic, and Muon in place of AdamW
     critic_lr    peak learning rate of the critic
     rates, snr_range_db  as in CodecRecipe
@@ -94,11 +104,14 @@ class RefinerRecipe(Recipe):
     layers: int = 1
     start_noise: float = 0.05
     strength: float = 1.0
+    fidelity: float = 1.0
+    fidelity_by_rate: float = 0.0
     texture: float = 3.0
     pooled: float = 0.0
     features: float = 0.0
     coarse: float = 2.0
     flat: float = 0.0
+    quiet: float = 0.0
     spectrum: float = 10.0
     lattice: float = 2.0
     adversarial: float = 0.0
@@ -118,7 +131,7 @@ class RefinerRecipe(Recipe):
         self.check("widths", len(self.widths) > 0 and all(w > 0 and w % GROUPS == 0 for w in self.widths), f"multiples of {GROUPS}")
         self.check_above_zero("layers", "lr", "muon_lr", "critic_lr")
         self.check("strength", 0 < self.strength <= 1, "above 0 and at most 1")
-        for name in ("texture", "pooled", "features", "coarse", "flat", "spectrum", "lattice", "adversarial", "start_noise"):
+        for name in WEIGHTS:
             self.check(name, getattr(self, name) >= 0, "at least 0")
         self.check("precision", self.precision != "fp16" or self.adversarial > 0, "bf16 or no: Muon knows no fp16")
         self.check_share("decay")
@@ -174,12 +187,12 @@ def refine_in_one_step(pipeline: DiffJSCCPipeline, initial: Tensor, snr_db: Tens
 
 
 def fidelity_loss(refined: Tensor, images: Tensor, initial: Tensor, weight: Tensor) -> Tensor:
-    """L1 over that of the initial reconstruction, so that a decibel given up costs the same at every rate and SNR.
+    """L1 over that of the initial reconstruction, so that a decibel given up costs the same at every rate and SNR: (N,).
 
     All (N,3,H,W); weight (N,1,H,W) of each place. In units of a typical initial reconstruction's L1.
     """
     after, before = ((weight * (x - images).abs()).mean((1, 2, 3)) for x in (refined, initial))
-    return TYPICAL_L1 * (after / (before + TYPICAL_L1 / 4)).mean()
+    return TYPICAL_L1 * after / (before + TYPICAL_L1 / 4)
 
 
 class RefinerPath(nn.Module):
@@ -247,7 +260,8 @@ class RefinerTrainer(Run):
         with self.accelerator.autocast():
             refined = self.network(initial, snr_db, draws)
         flat = flatness(images)
-        loss = fidelity_loss(refined, images, initial, 1 + recipe.flat * flat)
+        weight = recipe.fidelity * (channels / rate_channels(self.codec.rates[0])) ** recipe.fidelity_by_rate
+        loss = (weight.to(refined) * fidelity_loss(refined, images, initial, 1 + recipe.flat * flat)).mean()
         loss = loss + recipe.coarse * l1_loss(avg_pool2d(refined, 4), avg_pool2d(images, 4))
         loss = loss + recipe.texture * texture_loss(refined, images, draws.shared)
         loss = loss + recipe.spectrum * spectrum_loss(refined, images) + recipe.lattice * lattice_loss(refined)
@@ -255,6 +269,8 @@ class RefinerTrainer(Run):
             for rate in channels.unique():
                 same = channels == rate
                 loss = loss + recipe.pooled * same.float().mean() * pooled_texture_loss(refined[same], images[same], draws.shared)
+        if recipe.quiet:
+            loss = loss + recipe.quiet * quiet_loss(refined, images, flat)
         if recipe.features:
             loss = loss + recipe.features * feature_loss(refined, images, draws.shared)
         if self.adversary is not None:

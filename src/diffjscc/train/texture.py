@@ -28,8 +28,8 @@ POOLED_PLACES = 16384
 #: Local deviation of detail below which a place counts as flat rather than as texture, of 1.
 FLAT_DEVIATION = 4 / 255
 
-#: Side of the window that the local deviation is taken in, pixels.
-LOCAL_WINDOW = 17
+#: Side of the window that the local deviation is taken in, and of those that `quiet_loss` compares, pixels.
+LOCAL_WINDOW, QUIET_WINDOW = 17, 16
 
 #: Features of the two layers of the random network.
 FEATURES = (24, 32)
@@ -127,6 +127,16 @@ def flatness(original: Tensor) -> Tensor:
     detail = (original - coarse).square().mean(1, keepdim=True)
     variance = F.avg_pool2d(detail, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2, count_include_pad=False)
     return 1 / (1 + variance / FLAT_DEVIATION**2)
+
+
+def quiet_loss(refined: Tensor, original: Tensor, flat: Tensor) -> Tensor:
+    """How much the deviation of flat places differs from the photograph's, relative to it; (N, 3, H, W), flat (N, 1, H, W).
+
+    In windows of 16×16 pixels. Faint grain adds next to nothing to the other losses, and a sky shows it.
+    """
+    given, wanted = (_local_statistics(image, QUIET_WINDOW)[1] for image in (refined, original))
+    flat = F.avg_pool2d(flat, QUIET_WINDOW, stride=QUIET_WINDOW // 2)
+    return (flat * (given - wanted).abs() / (wanted + FLAT_DEVIATION / 2)).mean()
 
 
 def _directions(count: int, side: int, random: torch.Generator) -> Tensor:
