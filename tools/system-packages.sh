@@ -15,6 +15,7 @@ need() { # need PACKAGE TEST…: the test succeeds where the package is there
     "$@" > /dev/null 2>&1 || missing="$missing $package"
 }
 has_gtk() { /usr/bin/python3 -c 'import gi, cairo; gi.require_version("Gtk", "3.0"); gi.require_foreign("cairo")'; }
+has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 has_font() { fc-list | grep -q .; }
 
 need gnuradio /usr/bin/python3 -c 'import gnuradio.gr'
@@ -34,6 +35,8 @@ for group in "$@"; do
             need xvfb command -v Xvfb
             need xdotool command -v xdotool
             need clang-format command -v clang-format
+            need chromium has_browser
+            need fonts-dejavu-core has_font
             need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
             ;;
         *)

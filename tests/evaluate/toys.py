@@ -19,6 +19,7 @@ class Toy:
 
     cliff_db  below this SNR nothing arrives
     seconds   that a transmission takes
+    grey      what every pixel is received as, where it is not negative
     deaths    folder of one file a death to die; the process dies while it sends image rows of these seeds
     """
 
@@ -28,6 +29,7 @@ class Toy:
     seconds: float = 0.0
     deaths: str = ""
     fails: bool = False
+    grey: float = -1.0
 
     def send(self, image, budget, snr_db, channel, seed):
         if self.deaths:
@@ -42,6 +44,8 @@ class Toy:
         details = {"seed": seed, "codec_seconds": time.time(), "blocks": 3}
         if snr_db < self.cliff_db:
             return Sent(None, budget, details)
+        if self.grey >= 0:
+            return Sent(torch.full_like(image, self.grey), budget, details)
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
         deviation = 10 ** (-snr_db / 20) * (1000 / budget) ** 0.5 / 10
         return Sent((image + deviation * noise).clamp(0, 1), budget, details)
