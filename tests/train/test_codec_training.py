@@ -5,16 +5,19 @@ import json
 
 import pytest
 import torch
-from conftest import SMALL, stop_at
+from conftest import SMALL, photograph, stop_at
 from skimage import data
 from train.small import codec_recipe, weights
 
 from diffjscc.codec import build_codec
 from diffjscc.hub import load_codec, save_codec
-from diffjscc.images import write_image
+from diffjscc.images import to_pixels, write_image
+from diffjscc.metrics import psnr
 from diffjscc.train.channels import ChannelRecipe
 from diffjscc.train.codec import CodecTrainer
-from diffjscc.train.codec_path import draw_conditions
+from diffjscc.train.codec_path import draw_conditions, receive
+from diffjscc.train.dataset import find_files, whole_blocks
+from diffjscc.train.difficulty import Difficulty
 from diffjscc.train.draws import Draws
 from diffjscc.train.optimisers import build_optimisers, cosine, linear
 
@@ -117,6 +120,23 @@ def test_the_papers_optimiser_is_adam_without_weight_decay():
     group = adam.param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-3, (0.9, 0.999), 0)
     assert len(group["params"]) == len(list(codec.parameters()))
+
+
+def test_an_image_s_difficulty_is_near_that_of_the_whole_image_whoever_measures_it(tmp_path, lite):
+    for number, (height, width) in enumerate([(320, 480), (288, 400), (256, 256)]):
+        write_image(tmp_path / "data" / f"{number}.png", to_pixels(photograph(height, width)))
+    (tmp_path / "data" / "-.png").write_bytes(b"unreadable")
+    files = [file for file in find_files([tmp_path / "data"]) if file.name != "-.png"]
+    channels, snr_db = torch.tensor([4, 4, 32, 32]), torch.tensor([1.0, 13.0, 1.0, 13.0])
+    # The unreadable one is among those that show how rate and SNR act together.
+    difficulties = [Difficulty(lite, find_files([tmp_path / "data"])) for _ in range(2)]
+    measured = [
+        [receive(lite, whole_blocks(file), int(c), float(s), Draws(0, [0])) for c, s in zip(channels, snr_db)] for file in files
+    ]
+    whole = torch.tensor([[-psnr(got, whole_blocks(file)) for got in row] for file, row in zip(files, measured)])
+    estimated = torch.stack([10 * difficulties[0]([index] * 4, channels, snr_db).log10() for index in (1, 2, 3)])
+    assert (estimated - whole).abs().max() < 1.5 and (estimated - whole).square().mean().sqrt() < 0.8
+    assert torch.equal(10 * difficulties[1]([3, 2, 1], channels[:3], snr_db[:3]).log10(), estimated.flip(0).diagonal())
 
 
 def test_a_relative_loss_measures_each_image_once_and_keeps_it(images, tmp_path, lite):
