@@ -45,7 +45,12 @@ def draw_gain(channel: str, seed: int) -> complex:
 
 
 def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0, erasures: float = 0.0) -> Reception:
-    """One image's symbols through ``gain`` and noise, then equalised by zero forcing: ŷ = (h·y + w) / h.
+    """One image's symbols through ``gain`` and noise; see `transmit_values`."""
+    return transmit_values(symbols.values, snr_db, gain, seed, erasures)
+
+
+def transmit_values(values: np.ndarray, snr_db: float, gain: complex = 1.0, seed: int = 0, erasures: float = 0.0) -> Reception:
+    """Symbols, complex64 (K,), through ``gain`` and noise, then equalised by zero forcing: ŷ = (h·y + w) / h.
 
     snr_db    P/σ², dB. After the equaliser the noise on every symbol has variance σ²/|h|².
     seed      of noise and erasures
@@ -60,8 +65,8 @@ def transmit(symbols: Symbols, snr_db: float, gain: complex = 1.0, seed: int = 0
         raise ValueError(f"erasures = {erasures}: must be a probability, 0 to 1")
     # Not the seed that draw_gain uses, so that gain and noise are independent.
     generator = torch.Generator().manual_seed((seed << 1) + 1)
-    sent = torch.from_numpy(symbols.values)[None] * gain
+    sent = torch.from_numpy(values)[None] * gain
     received = awgn(sent, torch.tensor([snr_db]), generator)[0] / gain
-    noise_var = np.full(len(symbols.values), noise_variance(snr_db) / abs(gain) ** 2, np.float32)
+    noise_var = np.full(len(values), noise_variance(snr_db) / abs(gain) ** 2, np.float32)
     noise_var[torch.rand(len(noise_var), generator=generator).numpy() < erasures] = np.inf
     return Reception(received.numpy().astype(np.complex64), noise_var, snr_db, fading=gain)

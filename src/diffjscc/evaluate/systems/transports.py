@@ -12,13 +12,14 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from ...channel import CHANNELS as SYMBOL_CHANNELS
-from ...channel import draw_gain, transmit
+from ...channel import draw_gain, transmit, transmit_values
 from ...errors import one_line
 from ...fields import nearest
 from ...symbols import Reception, Symbols
-from .base import CHANNELS
+from .base import CHANNELS, header_of_budget
 
 RADIO_CHANNELS = tuple(name for name in CHANNELS if name not in SYMBOL_CHANNELS)
 
@@ -56,6 +57,16 @@ def transport(symbols: Symbols, channel: str, snr_db: float, seed: int) -> Recep
     if channel in RADIO_CHANNELS:
         return find_radio(channel).send_symbols(symbols, snr_db, seed)
     return transmit(symbols, snr_db, draw_fading(channel, seed), seed)
+
+
+def carry(values: np.ndarray, image: Tensor, budget: int, channel: str, snr_db: float, seed: int) -> Reception:
+    """`transport` for a system without a codec: complex64 (K,) of unit mean power, K at most the budget."""
+    if channel in RADIO_CHANNELS:
+        # A burst's header says how many symbols an image has: the rest of the budget is filled by sending some of them again.
+        header = header_of_budget(image, budget, "separate", snr_db)
+        reception = transport(Symbols(np.resize(values, budget), header), channel, snr_db, seed)
+        return Reception(reception.values[: len(values)], reception.noise_var[: len(values)], reception.snr_db)
+    return transmit_values(values, snr_db, draw_fading(channel, seed), seed)
 
 
 @lru_cache(maxsize=8)
