@@ -90,10 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_sweep(text: str) -> bool:
-    """Whether this names a sweep: a YAML file, or one of the package's where there is no such file or folder."""
+    """Whether this names a sweep: a YAML file, or one of the package's. A folder of images of the same name is ``./NAME``."""
     if Path(text).suffix.lower() in (".yaml", ".yml"):
         return True
-    if not text.isidentifier() or Path(text).exists():
+    if not text.replace("-", "").isalnum():
         return False
     from ..evaluate.plan import sweep_names
 

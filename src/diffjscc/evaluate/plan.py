@@ -136,7 +136,7 @@ def load_sweep(source: str | os.PathLike, changes: Sequence[str] = ()) -> Sweep:
     or a value that makes no sense.
     """
     path = Path(source)
-    if not path.is_file():
+    if not path.is_file() or str(source) in sweep_names():
         path = sweep_folder() / f"{source}.yaml"
     if not path.is_file():
         names = sweep_names()

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +18,14 @@ from ..images import read_image
 from .journal import FEATURES, Journal, write_whole
 from .measures import SET_METRICS, Measures
 from .plan import Cell, Point, Source, Sweep, channel_uses, find_sources, identity, make_cells, shown_images
-from .pool import Pool, ProcessSlot, Unit
+from .pool import Pool, ProcessSlot, Slot, Unit
 from .systems import build_system
 from .systems.transports import RADIO_CHANNELS, find_radio
 from .table import SUMMARY, SUMMARY_CSV, TABLE, TIMES, summarise, table_rows, write_csv, write_parquet
 from .worker import Build, WorkerSettings
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from .cluster import Cluster
 
 
 @dataclass
@@ -84,7 +84,7 @@ class SweepRun:
         progress: Progress | None = None,
     ):
         self.sweep, self.out = sweep, Path(out)
-        self._processes, self._address, self._progress = processes, cluster, progress or Progress()
+        self._processes, self._progress = processes, progress or Progress()
         self.sources = find_sources(sweep)
         self.sizes = [read_image(source.path).shape[:2] for source in self.sources]
         self.cells = make_cells(sweep, len(self.sources))
@@ -94,7 +94,12 @@ class SweepRun:
         self._failures: list[str] = []
         # Before the folder is made: a sweep that cannot be run leaves nothing behind.
         check_systems(sweep, build)
-        self._journal = Journal(out, identity(sweep, self.sources))
+        self._cluster = _connect(cluster, processes) if cluster else None
+        try:
+            self._journal = Journal(out, identity(sweep, self.sources))
+        except BaseException:
+            self._disconnect()
+            raise
 
     def run(self) -> Results:
         """Computes what is missing and writes the tables, also when it is interrupted by an exception."""
@@ -108,20 +113,31 @@ class SweepRun:
         finally:
             results = self._write()
             self._journal.close()
+            self._disconnect()
         return results
 
     def _compute(self, todo: Sequence[Cell]) -> None:
         units = make_units(todo)
-        with closing(_Slots(self._settings, self._processes, self._address, len(units))) as slots:
-            pool = Pool(slots.slots, lambda image: read_image(self.sources[image].path), self._budget, self._is_shown)
-            with closing(pool.run(units)) as outcomes:
-                for outcome in outcomes:
-                    cell, done = outcome.cell, outcome.done
-                    if done is None:
-                        self._fail(cell, outcome.failure)
-                    else:
-                        self._journal.add(cell.number, done.row, done.times, done.image, done.features)
-                    self._progress.row()
+        pool = Pool(self._slots(len(units)), lambda image: read_image(self.sources[image].path), self._budget, self._is_shown)
+        with closing(pool.run(units)) as outcomes:
+            for outcome in outcomes:
+                cell, done = outcome.cell, outcome.done
+                if done is None:
+                    self._fail(cell, outcome.failure)
+                else:
+                    self._journal.add(cell.number, done.row, done.times, done.image, done.features)
+                self._progress.row()
+
+    def _slots(self, units: int) -> list[Slot]:
+        if self._cluster is not None:
+            count = self._processes or self._cluster.room()
+            return [self._cluster.slot(self._settings) for _ in range(min(count, units))]
+        count = self._processes or len(os.sched_getaffinity(0))
+        return [ProcessSlot(self._settings) for _ in range(min(count, units))]
+
+    def _disconnect(self) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
 
     def _budget(self, cell: Cell) -> int:
         return channel_uses(cell.point.rate, *self.sizes[cell.image])
@@ -192,24 +208,14 @@ def describe(point: Point) -> str:
     return f"{point.system}, {point.channel}, rate {point.rate}, {point.snr_db:g} dB"
 
 
-class _Slots:
-    """The slots of a run, on this machine or on a cluster."""
+def _connect(address: str, processes: int | None) -> Cluster:
+    """A cluster with room for the processes. Raises ValueError where it cannot be reached, or has none."""
+    from .cluster import Cluster
 
-    def __init__(self, settings: WorkerSettings, processes: int | None, address: str, units: int):
-        self._cluster = None
-        if address:
-            from .cluster import Cluster
-
-            self._cluster = Cluster(address)
-            room = self._cluster.room()
-            if not 0 < (processes or room) <= room:
-                self._cluster.close()
-                raise ValueError(f"{max(processes or 1, 1)} workers: the Ray cluster has room for {room}: give fewer --processes")
-            self.slots: list[Any] = [self._cluster.slot(settings) for _ in range(min(processes or room, units))]
-        else:
-            count = processes or len(os.sched_getaffinity(0))
-            self.slots = [ProcessSlot(settings) for _ in range(min(count, units))]
-
-    def close(self) -> None:
-        if self._cluster is not None:
-            self._cluster.close()
+    cluster = Cluster(address)
+    room = cluster.room()
+    wanted = processes or max(room, 1)
+    if wanted > room:
+        cluster.close()
+        raise ValueError(f"{wanted} workers: the Ray cluster has room for {room}: give fewer --processes, or add machines")
+    return cluster

@@ -138,6 +138,10 @@ HEADINGS: dict[str, tuple[str, str]] = {
 }
 
 
+#: Measures of which less is better; of NIQE it is what is nearer to the originals' value.
+LOWER_IS_BETTER = ("lpips_alex", "lpips_vgg", "dists", "swd_finest", "swd_next", "niqe", "fid", "kid")
+
+
 def measured_columns(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """Columns of measures with any value, in the order of `HEADINGS`."""
     return [name for name in HEADINGS if any(not math.isnan(row.get(name, math.nan)) for row in summary)]

@@ -86,7 +86,7 @@ class Worker:
 
         Whatever the system raises is raised here.
         """
-        started = time.time()
+        started, processor = time.time(), time.process_time()
         system = self._system(cell.point.system)
         begin = time.perf_counter()
         sent = system.send(self._image, budget, cell.point.snr_db, cell.point.channel, cell.seed)
@@ -110,6 +110,7 @@ class Worker:
             "started": round(started, 3),
             "send_seconds": round(sending, 6),
             "measure_seconds": round(time.perf_counter() - begin, 6),
+            "cpu_seconds": round(time.process_time() - processor, 6),
             **self._place,
         }
         return Done(row, times, image, features)

@@ -20,10 +20,7 @@ from ...errors import one_line
 from ...images import read_image
 from ..journal import write_whole
 from ..run import Results
-from ..table import HEADINGS, measured_columns
-
-#: Metrics of which less is better; of NIQE, what is nearer to the originals' value.
-LOWER_IS_BETTER = ("lpips_alex", "lpips_vgg", "dists", "swd_finest", "swd_next", "niqe", "fid", "kid")
+from ..table import HEADINGS, LOWER_IS_BETTER, measured_columns
 
 #: Quality of the originals as WebP, and their longest side, pixels.
 ORIGINAL_QUALITY, LONGEST_SIDE = 88, 1600
