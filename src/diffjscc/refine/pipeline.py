@@ -33,7 +33,8 @@ from .colour import COLOUR_FIXES
 from .control import SNR_SCALE, ControlModule
 from .guidance import LatentGuidance
 from .inputs import image_batch, one_each, snr_batch
-from .samplers import check_shiftable, make_sampler, predicted_original, shift_sample, step_options
+from .range_null import RangeNull
+from .samplers import check_shiftable, implied_output, make_sampler, predicted_original, shift_sample, step_options
 from .tiling import in_tiles
 from .unet import SmoothUNet
 
@@ -207,6 +208,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         negative_prompt_embeds: Tensor | None = None,
         controlnet_conditioning_scale: float = 1.0,
         latent_guidance: LatentGuidance | None = None,
+        range_null: RangeNull | None = None,
         use_snr: bool = True,
         use_text: bool = True,
         colour_fix: str | None = None,
@@ -231,8 +233,10 @@ class DiffJSCCPipeline(DiffusionPipeline):
         guidance_scale   of classifier-free guidance by the text, against the negative prompt; 1 or less is none
         generator        one for all, or one each, which makes an image independent of its batch
         prompt_embeds, negative_prompt_embeds  text features (N, L, D) in place of prompts, as `encode_prompt` returns them
-        controlnet_conditioning_scale  factor on the control module's outputs
+        controlnet_conditioning_scale  factor on the control module's outputs; 0 leaves it out
         latent_guidance  a pull towards the initial reconstruction
+        range_null       takes over what the initial reconstruction has in the range of an operator, in pixels, at every step of a
+                         diffusion; with controlnet_conditioning_scale = 0 this is DDNM on the UNet as it was before it was steered
         use_snr, use_text  False leaves out what the paper's ablation leaves out
         colour_fix       "none", "wavelet" or "adain"
         tile             side of the tiles in which the networks run, pixels; default: the whole image at once, or tiles of
@@ -252,7 +256,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         images = image_batch(image, self.image_processor).to(self._execution_device)
         snr = snr_batch(snr_db if use_snr else None, len(images), images.device)
-        self.check_inputs(options, sampler, latent_guidance, tile, output_type, callback_on_step_end_tensor_inputs)
+        self.check_inputs(options, sampler, latent_guidance, tile, output_type, callback_on_step_end_tensor_inputs, range_null)
         self._check_text(len(images), prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guidance_scale)
         if isinstance(generator, list):
             generator = one_each(generator, len(images), "generators")
@@ -268,7 +272,8 @@ class DiffJSCCPipeline(DiffusionPipeline):
             embeds = self.encode_prompt(
                 prompts, self.do_classifier_free_guidance, negative_prompt, prompt_embeds, negative_prompt_embeds
             )
-            f_s = self.encode(self.pad(images), tile)
+            padded = self.pad(images)
+            f_s = self.encode(padded, tile)
             scheduler = make_sampler(self.scheduler, sampler, options["num_inference_steps"], self.is_flow)
             timesteps = self._timesteps(scheduler, options)
             self._num_timesteps = len(timesteps)
@@ -280,6 +285,8 @@ class DiffJSCCPipeline(DiffusionPipeline):
                     break
                 model_input = _scaled(scheduler, latents, timestep)
                 output = self._predict(model_input, timestep, condition)
+                if range_null is not None:
+                    output = self._take_over(range_null, padded, scheduler, output, timestep, model_input, tile)
                 latents = scheduler.step(output, timestep, latents, **extra, return_dict=False)[0]
                 if latent_guidance is not None:
                     original = predicted_original(scheduler, output, timestep, model_input)
@@ -308,6 +315,7 @@ class DiffJSCCPipeline(DiffusionPipeline):
         tile: int | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
+        range_null: RangeNull | None = None,
     ) -> None:
         """Raises ValueError for what no image makes right; options: as `defaults`."""
         strength, steps, usual = options["strength"], options["num_inference_steps"], self.defaults["num_inference_steps"]
@@ -318,6 +326,10 @@ class DiffJSCCPipeline(DiffusionPipeline):
         scheduler = make_sampler(self.scheduler, sampler, steps, self.is_flow)
         if latent_guidance is not None:
             check_shiftable(scheduler)
+        if range_null is not None and self.is_flow:
+            raise ValueError("range_null needs a refiner that predicts noise, as Stable Diffusion does: this one is a flow")
+        if range_null is not None and self.granularity % range_null.factor:
+            raise ValueError(f"range_null with factor {range_null.factor}: must divide {self.granularity} for this refiner")
         if options["colour_fix"] not in COLOUR_FIXES:
             raise ValueError(f"colour_fix '{options['colour_fix']}': choose from {', '.join(COLOUR_FIXES)}")
         unit = 4 * self.granularity
@@ -466,6 +478,8 @@ class DiffJSCCPipeline(DiffusionPipeline):
 
         z, f_s (N, C, h, w) scaled latents; timestep () or (N,); snr (N,) dB, NaN where not known; text (N, L, D)
         """
+        if controlnet_conditioning_scale == 0:
+            return self.unet(z, timestep, encoder_hidden_states=text, return_dict=False)[0]
         down, middle = self.control(
             z,
             timestep,
@@ -501,6 +515,22 @@ class DiffJSCCPipeline(DiffusionPipeline):
             return output
         wanted, unwanted = output.chunk(2)
         return unwanted + self.guidance_scale * (wanted - unwanted)
+
+    def _take_over(
+        self,
+        range_null: RangeNull,
+        initial: Tensor,
+        scheduler,
+        output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        tile: int | None,
+    ) -> Tensor:
+        """The output that implies the clean latent corrected in pixels: z₀ ─► VAE decoder ─► `RangeNull` ─► VAE encoder ─► z₀."""
+        original = predicted_original(scheduler, output, timestep, sample)
+        corrected = range_null.correct(self.decode(original, tile).float(), initial.float())
+        original = self.encode(corrected, tile).to(sample.dtype)
+        return implied_output(scheduler, original, timestep, sample)
 
     def _finish(self, latents: Tensor, images: Tensor, options: dict[str, Any], tile: int | None) -> Tensor:
         """Decoded and cut to the size of the initial images, a flow as far as strength says; then colours: (N, 3, H, W)."""

@@ -170,6 +170,17 @@ def predicted_original(scheduler, output: Tensor, timestep: Tensor, sample: Tens
     return (sample - (1 - alpha).sqrt() * output) / alpha.sqrt()
 
 
+def implied_output(scheduler, original: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
+    """The network's output that implies this clean latent, (N, C, h, w): the inverse of `predicted_original`, for a diffusion."""
+    alpha = _alpha(scheduler, timestep).to(sample)
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return original
+    if kind == "v_prediction":
+        return (alpha.sqrt() * sample - original) / (1 - alpha).sqrt()
+    return (sample - alpha.sqrt() * original) / (1 - alpha).sqrt()
+
+
 def check_shiftable(scheduler) -> None:
     """Raises ValueError for a scheduler whose steps go back to earlier samples, which undoes `shift_sample`."""
     if scheduler.order != 1 or any(hasattr(scheduler, name) for name in ("sample", "last_sample", "cur_sample")):

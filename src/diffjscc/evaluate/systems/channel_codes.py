@@ -74,9 +74,9 @@ class WifiCode(ChannelCode):
     less is left than the parity bits of a block, it stays unused.
     """
 
-    def __init__(self, rate: str):
+    def __init__(self, rate: str, iterations: Sequence[int] = ITERATIONS):
         self.name, self.rate = f"wifi-{rate}", Fraction(rate)
-        self._rate = rate
+        self._rate, self._iterations = rate, iterations
         self._length = wifi_ldpc.BLOCK_BITS
         self._known = int(self._length * self.rate)
 
@@ -101,7 +101,7 @@ class WifiCode(ChannelCode):
         matrix = wifi_ldpc.parity_check_matrix(self._rate)
         decided = np.zeros(words.shape, np.uint8)
         accepted = np.zeros(len(words), bool)
-        for iterations in ITERATIONS:
+        for iterations in self._iterations:
             todo = np.flatnonzero(~accepted)
             if not len(todo):
                 break
@@ -143,7 +143,7 @@ class NrCode(ChannelCode):
         parts = _cut(llrs, [block.coded for block in blocks])
         decided = [np.zeros(block.bits, np.uint8) for block in blocks]
         accepted = np.zeros(len(blocks), bool)
-        for index, iterations in enumerate(ITERATIONS):
+        for index in range(len(ITERATIONS)):
             # Blocks of the same size are decoded together.
             for kind in dict.fromkeys(blocks):
                 todo = [i for i, block in enumerate(blocks) if block == kind and not accepted[i]]

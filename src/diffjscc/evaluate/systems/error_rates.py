@@ -47,7 +47,7 @@ def load_table() -> dict[Configuration, tuple[np.ndarray, np.ndarray]]:
 
 
 def block_error_rate(configuration: Configuration, snr_db: np.ndarray) -> np.ndarray:
-    """At each SNR: interpolated in the logarithm; 1 below the table. Above it, it goes on falling as between the last two points."""
+    """At each SNR: interpolated in the logarithm; 1 below the table. Above it, it falls on as between the last two points."""
     snrs, rates = load_table()[configuration]
     log = np.log10(rates)
     slope = min((log[-1] - log[-2]) / (snrs[-1] - snrs[-2]), -LEAST_SLOPE) if len(snrs) > 1 else -LEAST_SLOPE
@@ -57,7 +57,7 @@ def block_error_rate(configuration: Configuration, snr_db: np.ndarray) -> np.nda
 
 @lru_cache(maxsize=1024)
 def success(configuration: Configuration, blocks: int, snr_db: float, fading: bool) -> float:
-    """Probability that all of so many blocks arrive; with Rayleigh fading, which the transmitter does not know, the mean over it."""
+    """Probability that all of so many blocks arrive; with Rayleigh fading, unknown to the sender, the mean over it."""
     gains_db = np.zeros(1)
     if fading:
         gains_db = 10 * np.log10(-np.log1p(-(np.arange(FADING_STEPS) + 0.5) / FADING_STEPS))
