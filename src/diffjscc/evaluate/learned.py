@@ -188,7 +188,7 @@ def _without_torchvision(features: nn.Sequential) -> Iterator[Sequence[ModuleTyp
     import_torchmetrics()
     from torchmetrics.functional.image import dists, lpips
 
-    constructors = {
+    constructors: dict[ModuleType, dict[str, Any]] = {
         lpips: {"_get_tv_model_features": lambda net, pretrained=False: features},
         dists: {
             "_TORCHVISION_AVAILABLE": True,

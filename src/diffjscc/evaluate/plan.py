@@ -219,7 +219,7 @@ def make_cells(sweep: Sweep, images: int) -> list[Cell]:
     rows = len(points) * images * sweep.repeats
     if rows > MAX_ROWS:
         raise ValueError(f"{rows} rows: a sweep may have {MAX_ROWS}: leave out points, images or repeats")
-    cells = []
+    cells: list[Cell] = []
     for point in points:
         for image in range(images):
             for repeat in range(sweep.repeats):

@@ -14,7 +14,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -104,7 +104,7 @@ class Pool:
         self._outcomes: queue.Queue[Outcome | Exception | None] = queue.Queue()
         self._stopping = threading.Event()
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+    def run(self, units: Sequence[Unit]) -> Generator[Outcome, None, None]:
         """Outcomes as they come. Raises ValueError where workers cannot be started. Closing the iterator ends all workers."""
         self._units.extend(units)
         count = min(len(self._slots), len(units))

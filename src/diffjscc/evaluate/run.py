@@ -86,7 +86,8 @@ class SweepRun:
         self.sweep, self.out = sweep, Path(out)
         self._processes, self._progress = processes, progress or Progress()
         self.sources = find_sources(sweep)
-        self.sizes = [read_image(source.path).shape[:2] for source in self.sources]
+        shapes = [read_image(source.path).shape for source in self.sources]
+        self.sizes = [(shape[0], shape[1]) for shape in shapes]
         self.cells = make_cells(sweep, len(self.sources))
         self._settings = WorkerSettings(dict(sweep.systems), tuple(sweep.metrics), sweep.metrics_weights, build)
         self._measures = Measures(sweep.metrics, sweep.metrics_weights)

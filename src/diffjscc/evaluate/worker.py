@@ -122,7 +122,7 @@ class Worker:
 
     def _measure(self, pixels: np.ndarray) -> tuple[dict[str, float], bytes | None]:
         """Systems without errors receive the same image each time: it is measured once."""
-        key = hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+        key = hashlib.sha256(pixels.tobytes()).digest()
         if key not in self._measured:
             self._measured[key] = self._measures.measure(pixels, self._original), self._measures.features(pixels)
         return self._measured[key]
