@@ -7,22 +7,26 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 STUB = Path(__file__).with_name("stub_server.py")
 
 
 class ServerProcess:
-    """A server in a process of its own, ready when constructed; ``command``: the stub's unless another is given.
+    """A server in a process of its own, ready when constructed unless ``ready`` is False, when it may still be loading.
+
+    command  the stub's unless another is given
 
     address, page  where it listens
     log            lines of its standard error; output: of its standard output
     """
 
-    def __init__(self, *arguments, command=(sys.executable, STUB), timeout=60.0):
+    def __init__(self, *arguments, command=(sys.executable, STUB), timeout=60.0, ready=True):
         self.process = subprocess.Popen(
             [str(part) for part in (*command, *arguments)],
             stdout=subprocess.PIPE,
@@ -36,7 +40,7 @@ class ServerProcess:
         ]
         for thread in self._threads:
             thread.start()
-        self.address = self._said(r"serving .* on (\S+) \(", timeout)
+        self.address = self._said(r"serving .* on (\S+) \(" if ready else r"listening on (\S+)", timeout)
         self.page = self._said(r"status on (\S+)", timeout)
 
     @staticmethod
@@ -58,13 +62,21 @@ class ServerProcess:
         with urllib.request.urlopen(self.page + path, timeout=10) as response:
             return response.read().decode()
 
+    def probe(self, path):
+        """(status, body) of a path; status 0 where there is no answer."""
+        try:
+            with urllib.request.urlopen(self.page + path, timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
     def metric(self, name, **labels):
-        """The value of a metric; 0 where it has none yet."""
-        text = ",".join(f'{key}="{value}"' for key, value in labels.items())
-        for line in self.get("metrics").splitlines():
-            if line.startswith(f"{name}{{{text}}} " if text else f"{name} "):
-                return float(line.split()[-1])
-        return 0.0
+        """The sum of a metric over the labels that are not given; 0 where it has none yet."""
+        families = text_string_to_metric_families(self.get("metrics"))
+        samples = (sample for family in families for sample in family.samples if sample.name == name)
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def computed(self):
         """Seeds of the images that the stub has begun to compute, in order."""

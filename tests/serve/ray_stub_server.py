@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from stub_server import Stub
 
 from diffjscc.serve.cluster import RayBackend
+from diffjscc.serve.process import run_process
 from diffjscc.serve.server import Server
 
 
@@ -29,11 +31,11 @@ class DeadlyStub(Stub):
         if self._folder and (self._folder / "broken").exists():
             raise ValueError("the refiner is broken\nbeyond repair")
 
-    def run(self, batch, on_step):
+    def run(self, batch, on_step, pause):
         self._note("begun", batch)
         if self._folder and any(item.seed == 30 for item in batch.items):
             os.kill(os.getpid(), signal.SIGKILL)
-        refined = super().run(batch, on_step)
+        refined = super().run(batch, on_step, pause)
         self._note("completed", batch)
         return refined
 
@@ -61,8 +63,7 @@ def main():
         status=("127.0.0.1", 0),
         drain=10.0,
     )
-    signal.signal(signal.SIGTERM, lambda *_: server.stop())
-    server.run()
+    sys.exit(run_process(server))
 
 
 if __name__ == "__main__":

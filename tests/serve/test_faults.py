@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import struct
-import threading
 import time
 import zlib
 
@@ -15,11 +14,12 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from serve.peers import Peer, header
+from prometheus_client.parser import text_string_to_metric_families
+from serve.peers import Peer, RawPeer, Relay, header
 from serve.processes import ServerProcess, image, wait_until
 
 from diffjscc.serve import RefineClient, RefineTimeout
-from diffjscc.serve.protocol import CODES, MESSAGES, VERSION, ProtocolError, Request, decode
+from diffjscc.serve.protocol import CODES, MESSAGES, VERSION, Refusal, Request, decode
 
 #: Messages of the fuzz test; DIFFJSCC_FUZZ=1000000 for a longer run.
 FUZZ = int(os.environ.get("DIFFJSCC_FUZZ", 10_000))
@@ -81,8 +81,8 @@ def test_a_server_that_comes_late_is_found():
 
 
 def test_a_server_that_hangs_is_given_up_and_taken_up_again(monkeypatch):
-    monkeypatch.setattr("diffjscc.serve.client.SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr("diffjscc.serve.client.PING_SECONDS", 0.1)
+    monkeypatch.setattr("diffjscc.serve.connection.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("diffjscc.serve.connection.PING_SECONDS", 0.1)
     with ServerProcess() as server, RefineClient(server.address) as client:
         client.ping()
         server.process.send_signal(signal.SIGSTOP)
@@ -91,48 +91,6 @@ def test_a_server_that_hangs_is_given_up_and_taken_up_again(monkeypatch):
         server.process.send_signal(signal.SIGCONT)
         assert job.result(20).shape == (32, 48, 3)
         assert len(server.computed()) == 1
-
-
-class Relay:
-    """A TCP relay that can break its connections, as a network does that is not the server's fault."""
-
-    def __init__(self, address):
-        self._target = address.removeprefix("tcp://").split(":")
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._ends = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection((self._target[0], int(self._target[1])))
-            self._ends += [near, far]
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    @staticmethod
-    def _pump(source, target):
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-        except OSError:
-            pass
-
-    def cut(self):
-        while self._ends:
-            end = self._ends.pop()
-            # Sends a reset, and whatever was on its way is lost.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def close(self):
-        self._listener.close()
-        self.cut()
 
 
 def test_a_connection_that_breaks_again_and_again_loses_nothing_and_computes_nothing_twice():
@@ -188,11 +146,8 @@ def test_a_client_that_does_not_read_gets_every_answer_once_it_does():
 
 
 def test_a_frame_that_declares_4_gb_ends_its_connection_before_anything_is_allocated():
-    with ServerProcess() as server, socket.create_connection(server.address[6:].split(":")) as peer:
-        peer.settimeout(10)
-        peer.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x00NULL" + bytes(16) + b"\0" + bytes(31))
-        ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-        peer.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    with ServerProcess() as server, RawPeer(server.address) as raw:
+        peer = raw.socket
         # Address space, which even memory that is never written to would take.
         before, declared = server.memory("VmPeak"), 1 << 32
         # A long frame, the last of its message.
@@ -251,7 +206,7 @@ def test_a_drain_that_takes_too_long_is_cut_short_with_an_answer():
     with ServerProcess("--seconds", "300", "--drain", "0.3") as server, Peer(server.address) as peer:
         peer.ask("running")
         assert peer.receive().type == "accepted"
-        wait_until(lambda: server.metric("diffjscc_running") == 1)
+        wait_until(lambda: server.metric("diffjscc_running_requests") == 1)
         server.process.send_signal(signal.SIGTERM)
         assert peer.receive().code == "draining"
         # Far from the 300 s that the refiner would take.
@@ -320,7 +275,7 @@ def test_random_and_mutated_messages_do_no_harm():
             peer.send(*frames)
             try:
                 decode(frames)
-            except ProtocolError as error:
+            except Refusal as error:
                 reply = next(reply for reply in iter(peer.receive, None) if reply.type == "error" and reply.code == error.code)
                 assert (reply.id, reply.message) == (error.id, error.message)
                 codes.add(reply.code)
@@ -336,5 +291,8 @@ def test_random_and_mutated_messages_do_no_harm():
         with RefineClient(server.address) as client:
             assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
             wait_until(lambda: (client.ping().queued, client.ping().running) == (0, 0))
+        families = {family.name: family for family in text_string_to_metric_families(server.get("metrics"))}
         known = set(CODES) | {"ok", "busy", "repeated"}
-        assert {line.split('"')[1] for line in server.get("metrics").splitlines() if "requests_total{" in line} <= known
+        assert {sample.labels["outcome"] for sample in families["diffjscc_requests"].samples} <= known
+        assert {sample.labels["refiner"] for sample in families["diffjscc_requests"].samples} == {"stub"}
+        assert {sample.labels["code"] for sample in families["diffjscc_bad_messages"].samples} <= set(CODES)

@@ -20,7 +20,7 @@ from diffjscc.serve.protocol import (
     Ping,
     Pong,
     Progress,
-    ProtocolError,
+    Refusal,
     Request,
     Result,
     decode,
@@ -87,7 +87,7 @@ def header(**changes):
 
 
 def refused(*frames):
-    with pytest.raises(ProtocolError) as caught:
+    with pytest.raises(Refusal) as caught:
         decode(frames)
     message = caught.value.message
     assert "\n" not in message and len(message) < 400
@@ -176,7 +176,7 @@ def test_an_image_beyond_64_mib_is_refused_whatever_it_declares():
 
 @given(frames=st.lists(st.binary(max_size=100), max_size=4), versioned=st.booleans())
 def test_nothing_but_a_protocol_error_comes_of_rubbish(frames, versioned):
-    with pytest.raises(ProtocolError):
+    with pytest.raises(Refusal):
         decode([VERSION, *frames] if versioned else frames)
 
 
@@ -192,5 +192,5 @@ names = sorted({name for cls in MESSAGES.values() for name in cls.__dataclass_fi
 def test_any_value_in_any_field_is_taken_or_named(kind, fields):
     try:
         decode([VERSION, msgpack.packb(fields | {"type": kind}), IMAGE])
-    except ProtocolError as error:
+    except Refusal as error:
         assert error.message.isprintable()

@@ -136,8 +136,8 @@ from diffjscc.serve.server import Server
 class Nothing:
     refiners, memory = ("none",), dict
 folder = sys.argv[1]
-Server(Nothing(), "tcp://0.0.0.0:*", server_keys=f"{folder}/server", clients=f"{folder}/clients")._close_sockets()
-Server(Nothing(), "tcp://0.0.0.0:*", insecure=True)._close_sockets()
+Server(Nothing(), "tcp://0.0.0.0:*", server_keys=f"{folder}/server", clients=f"{folder}/clients").close()
+Server(Nothing(), "tcp://0.0.0.0:*", insecure=True).close()
 """
     assert subprocess.run([sys.executable, "-c", script, str(keys)], timeout=60).returncode == 0
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import signal
 from functools import partial
 from pathlib import Path
 
@@ -96,7 +94,29 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--keys", type=Path, metavar="DIR", help="folder with the server's keys; see diffjscc serve keygen")
     parser.add_argument("--clients", type=Path, metavar="DIR", help="folder with the public keys of clients that may connect")
-    parser.add_argument("--insecure", action="store_true", help="let other machines connect without keys, or see the status page")
+    parser.add_argument("--insecure", action="store_true", help="let other machines connect without keys")
+    parser.add_argument(
+        "--public-status",
+        action="store_true",
+        help="let other machines see the status page, without images, and the metrics",
+    )
+    parser.add_argument(
+        "--status-name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a name by which the status page is asked for, beside this machine's own; repeat for more",
+    )
+    parser.add_argument("--no-images", action="store_true", help="show no images on the status page")
+    parser.add_argument(
+        "--watchdog",
+        type=options.number(0, 86_400, above=True),
+        default=600.0,
+        metavar="S",
+        help="not ready after so long without a sign of life from the refiner, and ends after twice as long (default: %(default)s)",
+    )
+    parser.add_argument("--log", choices=("text", "json"), default="text", help="format of the log (default: %(default)s)")
+    parser.add_argument("--check", action="store_true", help="refine one image with each refiner, and exit: 0 where all is well")
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND")
     keygen = actions.add_parser(
@@ -110,7 +130,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     keygen.set_defaults(run=run_keygen)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     if arguments.workers != "ray" and (arguments.count is not None or arguments.ray is not None):
         raise ValueError("--count and --ray are options of --workers ray: give that too, or leave them out")
     from ..serve.allocator import keep_pages
@@ -118,11 +138,13 @@ def run(arguments: argparse.Namespace) -> None:
     keep_pages()
     with extra("serve", "diffjscc serve"):
         from ..serve.server import Server
+    from ..serve import logs
     from ..serve.backend import Backend, LocalBackend
     from ..serve.cluster import LOCAL, RayBackend
     from ..serve.engine import Engine
+    from ..serve.process import check, run_process
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(arguments.log)
     memory = None if arguments.memory is None else arguments.memory * 1e9
     make = partial(Engine, arguments.refiner or ["mini"], arguments.device, memory, arguments.threads, arguments.captioner)
     backend: Backend
@@ -131,6 +153,11 @@ def run(arguments: argparse.Namespace) -> None:
         backend = RayBackend(make, arguments.count, device=arguments.device, threads=arguments.threads, address=address)
     else:
         backend = LocalBackend(make())
+    if arguments.check:
+        addresses.check_exposure(
+            arguments.bind, arguments.status, arguments.keys, arguments.clients, arguments.insecure, arguments.public_status
+        )
+        return check(backend, arguments.keys, arguments.clients)
     server = Server(
         backend,
         arguments.bind,
@@ -142,11 +169,13 @@ def run(arguments: argparse.Namespace) -> None:
         clients=arguments.clients,
         insecure=arguments.insecure,
         status=arguments.status,
+        public_status=arguments.public_status,
+        status_names=tuple(arguments.status_name),
+        images=not arguments.no_images,
         drain=arguments.drain,
+        watchdog=arguments.watchdog,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    server.run()
+    return run_process(server)
 
 
 def run_keygen(arguments: argparse.Namespace) -> None:

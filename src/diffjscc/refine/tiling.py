@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 
 import torch
@@ -11,6 +13,19 @@ from torch import Tensor
 
 #: Share of a tile that the next one covers too.
 OVERLAP = Fraction(1, 4)
+
+_hook = threading.local()
+
+
+@contextmanager
+def between_tiles(call: Callable[[], object]) -> Iterator[None]:
+    """Within the block, in this thread, ``call`` is called before each tile. An error that it raises ends the computation."""
+    before = getattr(_hook, "call", None)
+    _hook.call = call
+    try:
+        yield
+    finally:
+        _hook.call = before
 
 
 def in_tiles(
@@ -28,6 +43,8 @@ def in_tiles(
     total = weights = torch.empty(0)
     for top in _starts(height, tile):
         for left in _starts(width, tile):
+            if (call := getattr(_hook, "call", None)) is not None:
+                call()
             part = function(*(x[..., top : top + tile, left : left + tile] for x in inputs))
             if not total.numel():
                 total = part.new_zeros(*part.shape[:-2], int(height * scale), int(width * scale), dtype=torch.float32)

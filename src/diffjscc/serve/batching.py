@@ -1,63 +1,58 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which requests are computed together, and when. Pure logic: the caller supplies the time."""
+"""Which requests are admitted, decoded and computed next, fairly between clients. Pure logic: the caller supplies the time."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 
-from .protocol import CHANNELS, Request
+from .work import State, Work
 
 #: Pixels of a batch, unless a single image has more: what a GPU of 8 GB, or a patient CPU, takes at once.
 BATCH_PIXELS = 1 << 23
 
-#: Bytes of pixels that may wait, whatever the number of images.
+#: Bytes of pixels that may wait, decoded or not, whatever the number of images.
 QUEUE_BYTES = 1 << 30
 
+#: Bytes of pixels that are decoded ahead of their batches; the other images wait as files.
+DECODED_BYTES = 1 << 28
 
-@dataclass(eq=False)
-class Task:
-    """A request on its way through the server. Times are those of the caller's clock, s.
+#: A larger image is refined in tiles, and alone, so that smaller ones can be computed between its tiles. The refiners' own
+#: bound (refine.pipeline.WHOLE_PIXELS) is the same; it is not imported because it needs torch.
+TILED_PIXELS = 2 << 20
 
-    key       (client, request id): a key is computed once, however often it is requested
-    digest    of the request's content: tells a retry from another request under the same id
-    peer      the connection to reply to: the last one that sent this request
-    pixels    uint8 (H, W, 3), set once the image is decoded; only then can the task join a batch
-    ready     when the image was decoded
-    reported  when progress was last sent, and step: of which step
-    """
 
-    key: Hashable
-    digest: bytes
-    request: Request
-    peer: bytes
-    arrived: float
-    deadline: float
-    pixels: np.ndarray | None = None
-    ready: float = 0.0
-    reported: float = -1.0
-    step: int = 0
+class Turns:
+    """Round robin: whoever was served longest ago comes first; newcomers before all others."""
 
-    @property
-    def kind(self) -> tuple:
-        """Requests of one kind can be computed in one batch."""
-        r = self.request
-        return r.refiner, r.steps, r.sampler, r.width, r.height, r.prompt is None
+    def __init__(self) -> None:
+        self._served: dict[Hashable, int] = {}
+        self._count = 0
 
-    @property
-    def size(self) -> int:
-        """Bytes of pixels."""
-        return self.request.width * self.request.height * CHANNELS
+    def sorted(self, shares: Iterable[Hashable]) -> list[Hashable]:
+        return sorted(shares, key=lambda share: self._served.get(share, 0))
+
+    def served(self, share: Hashable) -> None:
+        self._count += 1
+        self._served[share] = self._count
+
+    def forget_all_but(self, shares: Iterable[Hashable]) -> None:
+        """Forgets clients that have nothing in the queue, once there are many."""
+        if len(self._served) > 1000:
+            self._served = {share: self._served[share] for share in shares if share in self._served}
 
 
 class Batcher:
-    """A bounded queue of tasks that hands them out in batches of one kind, oldest first.
+    """A bounded queue with a share for each client, which hands work out in batches of one kind.
 
-    max_queue  tasks that may wait; another one is refused
-    max_batch  tasks of a batch
-    window     seconds that a task waits for others of its kind: the latency that batching may cost
+    Clients take turns: in each round every client that waits is served once, whatever others have queued. Within a share the
+    oldest item comes first. A batch is filled up with items of the same kind of all clients.
+
+    max_queue  items that may wait. When it is full, a client that has less than an equal share of it takes the place of the
+               newest item of the client that has the most
+    max_batch  items of a batch
+    window     seconds that an item waits for others of its kind: the latency that batching may cost
     """
 
     def __init__(self, max_queue: int = 64, max_batch: int = 8, window: float = 0.002):
@@ -66,64 +61,159 @@ class Batcher:
                 f"queue of {max_queue}, batches of {max_batch}, window of {window} s: expected at least 1, 1, and 0 to 10 s"
             )
         self.max_queue, self.max_batch, self.window = max_queue, max_batch, window
-        self._waiting: dict[Hashable, Task] = {}
-        self._bytes = 0
+        self._shares: dict[Hashable, dict[Hashable, Work]] = {}
+        self._waiting: dict[Hashable, Work] = {}
+        self._bytes: dict[Hashable, int] = {}
+        self._to_compute, self._to_decode = Turns(), Turns()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def admit(self, task: Task) -> bool:
-        """Queues a task; False where the queue is full."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of pixels of all that waits, decoded or not."""
+        return sum(list(self._bytes.values()))
+
+    def waiting_of(self, share: Hashable) -> int:
+        """Items of a client that wait."""
+        return len(self._shares.get(share, ()))
+
+    def admit(self, work: Work) -> list[Work] | None:
+        """Queues an item. Returns the items of other clients that had to leave for it, mostly none; None where it has no room."""
+        leaving = self._make_room(work)
+        if leaving is None:
+            return None
+        for other in leaving:
+            self.take(other.key)
+        share = work.client.share
+        self._waiting[work.key] = work
+        self._shares.setdefault(share, {})[work.key] = work
+        self._bytes[share] = self._bytes.get(share, 0) + work.size
+        work.state = State.QUEUED
+        return leaving
+
+    def _make_room(self, work: Work) -> list[Work] | None:
         # A single image always fits.
-        if self._waiting and (len(self._waiting) >= self.max_queue or self._bytes + task.size > QUEUE_BYTES):
-            return False
-        self._waiting[task.key] = task
-        self._bytes += task.size
-        return True
+        if not self._waiting:
+            return []
+        count, size = len(self._waiting), self.bytes
+        fits = count < self.max_queue and size + work.size <= QUEUE_BYTES
+        if fits:
+            return []
+        share = work.client.share
+        clients = len(self._shares.keys() | {share})
+        if len(self._waiting) >= self.max_queue:
+            if self.waiting_of(share) + 1 > max(1, self.max_queue // clients):
+                return None
+            largest = max(self._shares, key=lambda other: len(self._shares[other]))
+        else:
+            # A client with nothing in the queue may always have one image in it.
+            if self.waiting_of(share) and self._bytes[share] + work.size > QUEUE_BYTES // clients:
+                return None
+            largest = max(self._bytes, key=lambda other: self._bytes[other])
+        if largest == share:
+            return None
+        leaving: list[Work] = []
+        for other in reversed(self._shares[largest].values()):
+            leaving.append(other)
+            count, size = count - 1, size - other.size
+            if count < self.max_queue and (size + work.size <= QUEUE_BYTES or not count):
+                return leaving
+        return None
 
     def decoded(self, key: Hashable, pixels: np.ndarray, now: float) -> None:
-        """Sets the pixels of a task, which can join a batch from now on. Ignored where the task has left the queue."""
-        if (task := self._waiting.get(key)) is not None:
-            task.pixels, task.ready = pixels, now
+        """Sets the pixels of an item, which can join a batch from now on. Ignored where the item has left the queue."""
+        if (work := self._waiting.get(key)) is not None:
+            work.pixels, work.ready, work.state = pixels, now, State.QUEUED
 
-    def take(self, key: Hashable) -> Task | None:
-        """Removes and returns a task; None where it is not in the queue."""
-        task = self._waiting.pop(key, None)
-        if task is not None:
-            self._bytes -= task.size
-        return task
+    def next_to_decode(self, largest: int) -> Work | None:
+        """The next item whose image, of at most ``largest`` bytes of pixels, is to be decoded. Clients take turns in this too."""
+        ahead = sum(work.size for work in self._waiting.values() if work.pixels is not None or work.state is State.DECODING)
+        if ahead >= DECODED_BYTES:
+            return None
+        for share in self._to_decode.sorted(self._shares):
+            for work in self._shares[share].values():
+                if work.pixels is None and work.state is State.QUEUED and work.size <= largest:
+                    work.state = State.DECODING
+                    self._to_decode.served(share)
+                    return work
+        return None
 
-    def take_all(self) -> list[Task]:
+    def take(self, key: Hashable) -> Work | None:
+        """Removes and returns an item; None where it is not in the queue."""
+        work = self._waiting.pop(key, None)
+        if work is not None:
+            share = work.client.share
+            del self._shares[share][key]
+            self._bytes[share] -= work.size
+            if not self._shares[share]:
+                del self._shares[share], self._bytes[share]
+        return work
+
+    def take_all(self) -> list[Work]:
         return self._take(list(self._waiting.values()))
 
-    def take_expired(self, now: float) -> list[Task]:
-        """Removes and returns the tasks whose deadline has passed: they are not started."""
-        return self._take([task for task in self._waiting.values() if task.deadline <= now])
+    def take_expired(self, now: float) -> list[Work]:
+        """Removes and returns the items whose deadline has passed: they are not started."""
+        return self._take([work for work in self._waiting.values() if work.deadline <= now])
 
-    def take_batch(self, now: float) -> list[Task]:
-        """Removes and returns the next batch, empty where none is due.
+    def take_batch(self, now: float, largest: int | None = None) -> list[Work]:
+        """Removes and returns the next batch, empty where none is due; ``largest``: pixels of its images at most.
 
-        A kind is due when it fills a batch or its oldest task has waited for the window; of those due, the kind with the
-        oldest task comes first.
+        A kind is due when it fills a batch or its oldest item has waited for the window. The batch has the kind of the first
+        item that is due of the client whose turn it is, or of the next client.
         """
-        kinds: dict[tuple, list[Task]] = {}
-        for task in self._waiting.values():
-            if task.pixels is not None and task.deadline > now:
-                kinds.setdefault(task.kind, []).append(task)
-        for tasks in kinds.values():
-            pixels = tasks[0].request.width * tasks[0].request.height
-            most = min(self.max_batch, max(1, BATCH_PIXELS // pixels))
-            if len(tasks) >= most or now >= min(task.ready for task in tasks) + self.window:
-                return self._take(tasks[:most])
+        kinds: dict[tuple, list[Work]] = {}
+        for work in self._waiting.values():
+            pixels = work.request.width * work.request.height
+            if work.pixels is not None and work.deadline > now and (largest is None or pixels <= largest):
+                kinds.setdefault(work.kind, []).append(work)
+        due = {kind: works for kind, works in kinds.items() if self._is_due(works, now)}
+        if not due:
+            return []
+        if len(self._shares) == 1:
+            works = next(iter(due.values()))
+            return self._take(works[: self._most(works[0])])
+        order = self._to_compute.sorted(self._shares)
+        for share in order:
+            first = next((work for work in self._shares[share].values() if work.kind in due and work.pixels is not None), None)
+            if first is not None:
+                return self._fill(due[first.kind], order)
         return []
+
+    def _is_due(self, works: list[Work], now: float) -> bool:
+        return len(works) >= self._most(works[0]) or now >= min(work.ready for work in works) + self.window
+
+    def _most(self, work: Work) -> int:
+        pixels = work.request.width * work.request.height
+        return 1 if pixels > TILED_PIXELS else min(self.max_batch, max(1, BATCH_PIXELS // pixels))
+
+    def _fill(self, works: list[Work], order: list[Hashable]) -> list[Work]:
+        """A batch out of ``works``, one of each client in turn until it is full."""
+        queues: dict[Hashable, list[Work]] = {}
+        for work in works:
+            queues.setdefault(work.client.share, []).append(work)
+        batch: list[Work] = []
+        most, turn = self._most(works[0]), 0
+        while len(batch) < most:
+            found = [queues[share][turn] for share in order if len(queues.get(share, ())) > turn]
+            if not found:
+                break
+            batch += found[: most - len(batch)]
+            turn += 1
+        for share in dict.fromkeys(work.client.share for work in batch):
+            self._to_compute.served(share)
+        self._to_compute.forget_all_but(self._shares)
+        self._to_decode.forget_all_but(self._shares)
+        return self._take(batch)
 
     def next_change(self, now: float) -> float:
         """Seconds until the next window or deadline ends; infinity where none does."""
-        ends = [task.deadline for task in self._waiting.values()]
-        ends += [task.ready + self.window for task in self._waiting.values() if task.pixels is not None]
+        ends = [work.deadline for work in self._waiting.values()]
+        ends += [work.ready + self.window for work in self._waiting.values() if work.pixels is not None]
         return max(0.0, min(ends, default=float("inf")) - now)
 
-    def _take(self, tasks: list[Task]) -> list[Task]:
-        for task in tasks:
-            self.take(task.key)
-        return tasks
+    def _take(self, works: list[Work]) -> list[Work]:
+        for work in works:
+            self.take(work.key)
+        return works

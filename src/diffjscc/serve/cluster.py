@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import queue
 import secrets
-import signal
 import socket
 import threading
 import time
@@ -31,7 +31,8 @@ import numpy as np
 
 from ..errors import extra, one_line
 from .allocator import M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, SETTINGS
-from .backend import Batch, Done, Event, Failure, RefinementEngine, Stepped, refine
+from .backend import Batch, Beat, Broken, Done, Event, RefinementEngine, Stepped, refine
+from .protocol import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,13 @@ TICK = 0.1
 
 #: Back-off before a worker that died without having finished a batch is replaced, s: first and longest; doubled in between.
 BACK_OFF_SECONDS = (1.0, 60.0)
+
+#: Seconds between signs of life of a worker, and seconds without one after which it is given up. A machine that is cut off from
+#: the network neither answers nor fails.
+BEAT, SILENCE = 2.0, 20.0
+
+#: Seconds between checks whether the cluster is still there, and seconds that a check may take.
+CHECK, CHECK_TIMEOUT = 2.0, 30.0
 
 #: Calls that a worker answers at the same time: `run`, `next_events` and `stop`.
 CALLS = 3
@@ -92,17 +100,23 @@ class RayBackend:
         self._batches: queue.Queue[tuple[Batch, int]] = queue.Queue()
         self._stopped: set[int] = set()
         self._memory: dict[int, dict[str, float]] = {}
+        self._loaded: dict[int, tuple[str, tuple[str, ...]]] = {}
+        self._out: set[int] = set()
         self._supervisors: list[threading.Thread] = []
         self._ready: queue.Queue[Exception | None] = queue.Queue()
-        self._closing = threading.Event()
-        self._connected = False
+        self._closing, self._ended = threading.Event(), threading.Event()
+        self._connection: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._keeper = threading.Thread(target=self._keep_connection, daemon=True, name="diffjscc-cluster")
         self._lock = threading.Lock()
         self.slots = 0
 
     def start(self, report: Callable[[Event], None], timeout: float = 600.0) -> None:
         """Returns when every worker has loaded its first refiner; raises ValueError as soon as one of them fails to."""
         self._report = report
-        self._connect()
+        self._keeper.start()
+        error = self._connection.get()
+        if error is not None:
+            raise error
         room = self._room()
         count = room if self._count is None else self._count
         if not 0 < count <= room:
@@ -132,7 +146,16 @@ class RayBackend:
             if error is not None:
                 raise ValueError(f"a worker could not get ready: {_reason(error)}") from None
 
+    def largest(self) -> float:
+        return math.inf if len(self._out) < self.slots else 0
+
+    def loaded(self) -> dict[str, tuple[str, ...]]:
+        """As of each worker's last batch."""
+        with self._lock:
+            return dict(self._loaded.values())
+
     def submit(self, batch: Batch) -> None:
+        self._out.add(batch.number)
         self._batches.put((batch, 1))
 
     def stop(self, number: int) -> None:
@@ -149,27 +172,74 @@ class RayBackend:
         deadline = time.monotonic() + timeout
         for supervisor in self._supervisors:
             supervisor.join(max(0.0, deadline - time.monotonic()))
-        if self._connected:
-            self._connected = False
-            self._ray.shutdown()
-
-    def _connect(self) -> None:
-        """Connects to Ray, unless this process is connected already."""
-        if self._ray.is_initialized():
-            return
-        options = {"include_dashboard": False} if self._address == LOCAL else {}
-        try:
-            with _own_signals():
-                self._ray.init(self._address, log_to_driver=False, logging_level=logging.WARNING, **options)
-        except Exception as error:
-            what = "cannot start Ray" if self._address == LOCAL else f"cannot reach a Ray cluster at {self._address}"
-            raise ValueError(f"{what}: {one_line(error)}") from None
-        self._connected = True
+        self._ended.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
 
     def _room(self) -> int:
         """Workers that the machines of the cluster have room for, if nothing else uses them."""
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(int(min(machine.get(kind, 0) // number for kind, number in self._needs.items())) for machine in machines)
+
+    # In a thread of its own, which lives as long as the connection: the kernel ends Ray's processes together with the thread that
+    # started them.
+
+    def _keep_connection(self) -> None:
+        """Connects to Ray, unless this process is connected already; reports `Broken` once the cluster is gone; disconnects."""
+        own = not self._ray.is_initialized()
+        try:
+            if own:
+                self._connect()
+        except ValueError as error:
+            self._connection.put(error)
+            return
+        self._connection.put(None)
+        try:
+            while not self._ended.wait(CHECK):
+                reason = None if self._closing.is_set() else self._failure()
+                if reason is not None and not self._closing.is_set():
+                    self._report(Broken(f"the Ray cluster is lost: {reason}"))
+                    self._ended.wait()
+        finally:
+            if own:
+                self._ray.shutdown()
+
+    def _connect(self) -> None:
+        options = {"include_dashboard": False} if self._address == LOCAL else {}
+        try:
+            self._ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except Exception as error:
+            what = "cannot start Ray" if self._address == LOCAL else f"cannot reach a Ray cluster at {self._address}"
+            raise ValueError(f"{what}: {one_line(error)}") from None
+
+    def _failure(self) -> str | None:
+        """Why the cluster cannot be used any more; None where it can."""
+        answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+        def check() -> None:
+            try:
+                answers.put(self._dead_part())
+            except Exception as error:
+                answers.put(_reason(error))
+
+        # In another thread, because Ray may wait forever for a cluster that is gone.
+        threading.Thread(target=check, daemon=True, name="diffjscc-cluster-check").start()
+        try:
+            return answers.get(timeout=CHECK_TIMEOUT)
+        except queue.Empty:
+            return f"it has not answered for {CHECK_TIMEOUT:.0f} s"
+
+    def _dead_part(self) -> str | None:
+        """What this process needs of the cluster and has ended; None where all of it is there. Raises where Ray does."""
+        if not self._ray.is_initialized():
+            return "this process is disconnected from it"
+        node = getattr(self._ray._private.worker, "_global_node", None)
+        dead = [] if node is None else [kind for kind, _ in node.dead_processes()]
+        if dead:
+            return f"its process {dead[0]} has ended"
+        here = self._ray.get_runtime_context().get_node_id()
+        alive = [machine["NodeID"] for machine in self._ray.nodes() if machine["Alive"]]
+        return None if here in alive else "it has given up this machine"
 
     # In a supervisor's thread.
 
@@ -213,6 +283,7 @@ class RayBackend:
             with self._lock:
                 self.slots -= 1
                 self._memory.pop(slot, None)
+                self._loaded.pop(slot, None)
 
     def _compute_batches(self, slot: int, worker: WorkerHandle) -> None:
         """Gives batches to a worker until it dies or the backend is closed, which raises Ray's error or `Closed`."""
@@ -224,7 +295,7 @@ class RayBackend:
                 worker.check()
                 continue
             if batch.number in self._stopped:
-                self._finish(Done(batch.number, (Failure("cancelled", "cancelled"),) * len(batch.items), 0.0))
+                self._finish(Done(batch.number, (Refusal("cancelled", "cancelled"),) * len(batch.items), 0.0))
                 continue
             try:
                 worker.check()
@@ -245,16 +316,19 @@ class RayBackend:
         if attempt < ATTEMPTS:
             self._batches.put((batch, attempt + 1))
         else:
-            failure = Failure("lost", f"{ATTEMPTS} workers in a row were lost while they computed this")
-            self._finish(Done(batch.number, (failure,) * len(batch.items), 0.0))
+            refusal = Refusal("lost", f"{ATTEMPTS} workers in a row were lost while they computed this")
+            self._finish(Done(batch.number, (refusal,) * len(batch.items), 0.0))
 
     def _finish(self, done: Done) -> None:
         self._stopped.discard(done.number)
+        self._out.discard(done.number)
         self._report(done)
 
     def _note_memory(self, slot: int, worker: WorkerHandle) -> None:
         with self._lock:
-            self._memory[slot] = {f"worker {slot} on {worker.host}, {name}": used for name, used in worker.memory.items()}
+            name = f"worker {slot} on {worker.host}"
+            self._memory[slot] = {f"{name}, {device}": used for device, used in worker.memory.items()}
+            self._loaded[slot] = name, worker.loaded
 
 
 class Closed(Exception):
@@ -265,6 +339,7 @@ class WorkerHandle:
     """A worker as seen by its supervisor. Calls take as long as the worker takes; they raise Ray's error where it has died.
 
     memory    bytes of GPU memory in use by device, on the worker's machine, after its latest batch
+    loaded    refiners that it has in memory
     finished  whether it has finished a batch
     """
 
@@ -275,13 +350,16 @@ class WorkerHandle:
         self._events = self._call("next_events")
         self.host, self.finished = "", False
         self.memory: dict[str, float] = {}
+        self.loaded: tuple[str, ...] = ()
+        # When it last gave a sign of life; none before its first one.
+        self._heard = math.inf
 
     def prepare(self) -> tuple[str, int]:
         """Waits until the worker is ready; returns its machine and process."""
         answer = self._call("prepare")
-        while answer not in self._wait([answer, self._events]):
+        while answer not in self._wait([answer]):
             self.check()
-        self.host, process, self.memory = self._ray.get(answer)
+        self.host, process, self.memory, self.loaded = self._ray.get(answer)
         return self.host, process
 
     def compute(self, batch: Batch, report: Callable[[Event], None], stopped: set[int]) -> Done:
@@ -292,12 +370,12 @@ class WorkerHandle:
         while done is None or reported < events:
             ready = self._wait([self._events] if done else [answer, self._events])
             if self._events in ready:
-                for event in self._ray.get(self._events):
-                    report(replace(event, previews={index: np.array(pixels) for index, pixels in event.previews.items()}))
+                for event in self._next_events():
+                    report(event)
                     reported += 1
-                self._events = self._call("next_events")
             elif answer in ready:
-                done, events, self.memory = self._ray.get(answer)
+                done, events, self.memory, self.loaded = self._ray.get(answer)
+            self._check_silence()
             if batch.number in stopped and not stopping:
                 self._call("stop", batch.number)
                 stopping = True
@@ -306,9 +384,20 @@ class WorkerHandle:
         return replace(done, outcomes=tuple(np.array(x) if isinstance(x, np.ndarray) else x for x in done.outcomes))
 
     def check(self) -> None:
-        """Raises where the worker is known to have died."""
+        """Raises where the worker has died, or is silent."""
         if self._wait([self._events], 0.0):
-            self._ray.get(self._events)
+            self._next_events()
+        self._check_silence()
+
+    def _next_events(self) -> list[Stepped | Beat]:
+        events = self._ray.get(self._events)
+        self._heard = time.monotonic()
+        self._events = self._call("next_events")
+        return [_copied(event) if isinstance(event, Stepped) else event for event in events]
+
+    def _check_silence(self) -> None:
+        if time.monotonic() - self._heard > SILENCE:
+            raise TimeoutError(f"worker on {self.host} has been silent for {SILENCE:.0f} s")
 
     def kill(self) -> None:
         with suppress(Exception):
@@ -332,38 +421,44 @@ class Worker:
         # Instead of Ray's concurrency groups, which clients of ray:// cannot use.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffjscc-refine")
         self._stopped: set[int] = set()
-        self._events: queue.SimpleQueue[Stepped] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
-    def prepare(self) -> tuple[str, int, dict[str, float]]:
-        """Loads the first refiner; returns (host, process id, memory)."""
+    def prepare(self) -> tuple[str, int, dict[str, float], tuple[str, ...]]:
+        """Loads the first refiner; returns (host, process id, memory, refiners in memory)."""
         self._engine = self._make()
         self._thread.submit(self._engine.prepare).result()
-        return socket.gethostname(), os.getpid(), self._engine.memory()
+        return socket.gethostname(), os.getpid(), self._engine.memory(), self._engine.loaded
 
-    def run(self, batch: Batch) -> tuple[Done, int, dict[str, float]]:
-        """Computes a batch; returns (done, number of its events, memory)."""
+    def run(self, batch: Batch) -> tuple[Done, int, dict[str, float], tuple[str, ...]]:
+        """Computes a batch; returns (done, number of its events, memory, refiners in memory)."""
         # An engine may report from several threads.
         steps = itertools.count()
 
-        def report(event: Stepped) -> None:
+        def report(event: Event) -> None:
             next(steps)
             self._events.put(event)
 
         done = self._thread.submit(refine, self._engine, batch, report, self._stopped).result()
         self._stopped.clear()
-        return done, next(steps), self._engine.memory()
+        return done, next(steps), self._engine.memory(), self._engine.loaded
 
     def stop(self, number: int) -> None:
         """Ends a batch at its next step."""
         self._stopped.add(number)
 
-    def next_events(self) -> list[Stepped]:
-        """Waits for the next event; returns all since the last call."""
-        events = [self._events.get()]
+    def next_events(self) -> list[Event]:
+        """Waits for the next event; returns all since the last call, or none after `BEAT` seconds, as a sign of life."""
+        events: list[Event] = []
         with suppress(queue.Empty):
+            events.append(self._events.get(timeout=BEAT))
             while True:
                 events.append(self._events.get_nowait())
         return events
+
+
+def _copied(event: Stepped) -> Stepped:
+    """With previews outside of Ray's shared memory."""
+    return replace(event, previews={index: np.array(pixels) for index, pixels in event.previews.items()})
 
 
 def _import_ray(address: str) -> Any:
@@ -379,20 +474,6 @@ def _import_ray(address: str) -> Any:
     with extra("cluster", "a pool of workers"):
         import ray
     return ray
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keeps the signal handlers of this process, which Ray replaces by ones that end it without draining."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _reason(error: Exception) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import msgpack
 
-from .batching import Task
 from .protocol import Frames, Request
+from .work import State, Work
 
 #: Bytes that a cached reply takes beside its frames.
 OVERHEAD = 1024
@@ -35,28 +35,29 @@ class CachedReply:
 
 
 class DeduplicationCache:
-    """The tasks that wait or run, by key, and for a limited time the replies to those that are finished.
+    """The work items that wait or run, by key, and for a limited time the replies to those that are finished.
 
     max_bytes, max_seconds  of cached replies; the oldest are evicted first. The newest stays, whatever its size
     """
 
     def __init__(self, max_bytes: int, max_seconds: float = 300.0):
         self.max_bytes, self.max_seconds = max_bytes, max_seconds
-        self.tasks: dict[Hashable, Task] = {}
+        self.works: dict[Hashable, Work] = {}
         self._replies: OrderedDict[Hashable, CachedReply] = OrderedDict()
         self._bytes = 0
 
     def reply(self, key: Hashable) -> CachedReply | None:
         return self._replies.get(key)
 
-    def add(self, task: Task) -> None:
-        self.tasks[task.key] = task
+    def add(self, work: Work) -> None:
+        self.works[work.key] = work
 
-    def finish(self, task: Task, frames: Frames, now: float, keep: bool) -> None:
-        """Removes a task; with ``keep`` its reply is cached for retries."""
-        del self.tasks[task.key]
+    def finish(self, work: Work, frames: Frames, now: float, keep: bool) -> None:
+        """Removes a work item; with ``keep`` its reply is cached for retries."""
+        del self.works[work.key]
+        work.state = State.FINISHED
         if keep:
-            self._replies[task.key] = reply = CachedReply(task.digest, frames, now)
+            self._replies[work.key] = reply = CachedReply(work.digest, frames, now)
             self._bytes += reply.size
         self.evict(now)
 

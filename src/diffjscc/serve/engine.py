@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class Engine:
     threads    of torch on a CPU; None: torch's default
     captioner  as in `hub.load_refiner`, for all refiners
 
-    Raises ValueError where a refiner does not exist or two have the same name.
+    Raises ValueError where a refiner does not exist or two have the same name, and for less than one thread.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class Engine:
         threads: int | None = None,
         captioner: str | os.PathLike | None = None,
     ):
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads = {threads}: must be at least 1")
         self._entries: dict[str, ModelEntry] = {}
         for refiner in refiners:
             entry = find_model(refiner, "refiner")
@@ -76,13 +78,24 @@ class Engine:
                 raise ValueError(f"refiner '{name}' takes {needed:.0f} MB of memory, the budget is {budget:.0f} MB: raise it")
         self._refiner(self.refiners[0])
 
-    def run(self, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
-        """Refined pixels of each item, on which the other items have no influence.
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        return tuple(self._loaded)
+
+    def run(self, batch: Batch, on_step: OnStep, pause: Callable[[], None] = lambda: None) -> list[np.ndarray]:
+        """Refined pixels of each item, on which the other items have no influence; ``pause`` is called between tiles.
 
         Raises ValueError for parameters that the refiner refuses.
         """
         import torch
 
+        from ..refine.tiling import between_tiles
+
+        with between_tiles(pause):
+            return self._run_all(batch, on_step, torch.get_num_threads())
+
+    def _run_all(self, batch: Batch, on_step: OnStep, threads: int) -> list[np.ndarray]:
+        """One pass, or on a CPU one thread for each item."""
         refiner = self._refiner(batch.refiner)
         if self._device != "cpu" or len(batch.items) == 1:
             return self._run(refiner, batch, on_step)
@@ -95,7 +108,7 @@ class Engine:
             shown = (0,) if index in batch.previews else ()
             return self._run(refiner, replace(batch, items=(batch.items[index],), previews=shown), stepped)[0]
 
-        return parallel_map(run_one, len(batch.items), torch.get_num_threads())
+        return parallel_map(run_one, len(batch.items), threads)
 
     def _run(self, refiner: DiffJSCCPipeline, batch: Batch, on_step: OnStep) -> list[np.ndarray]:
         """All items in one pass."""

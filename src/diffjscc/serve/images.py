@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,6 +23,34 @@ THUMBNAIL_QUALITY = 80
 
 #: zlib's level for PNG: files a tenth larger than at the default level 6, in a third of the time.
 PNG_LEVEL = 1
+
+#: Bytes of a file that are decoded at a time; between them the decoder can be stopped.
+READ_BYTES = 4096
+
+#: Seconds after which the decoding of a file is given up. The largest image, 22 megapixels, takes about one.
+DECODE_SECONDS = 10.0
+
+#: Scans of a JPEG file. Encoders write 10 to 20; each costs a pass over all pixels, however few bytes it has.
+MAX_SCANS = 64
+
+
+class Abandoned(Exception):
+    """Raised in a decoder where nobody waits for the image any more."""
+
+
+class _Watched(io.BytesIO):
+    """A file whose reader is stopped: by ``is_wanted`` returning False, or after `DECODE_SECONDS`."""
+
+    def __init__(self, data: bytes | memoryview, is_wanted: Callable[[], bool]):
+        super().__init__(data)
+        self._is_wanted, self._end = is_wanted, time.monotonic() + DECODE_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self._is_wanted():
+            raise Abandoned
+        if time.monotonic() > self._end:
+            raise ValueError(f"image took more than {DECODE_SECONDS:.0f} s to decode: send it as raw, or in a simpler file")
+        return super().read(size)
 
 
 def check_pixels(pixels: np.ndarray) -> None:
@@ -42,16 +72,24 @@ def to_bytes(pixels: np.ndarray, encoding: str) -> bytes | memoryview:
     return file.getvalue()
 
 
-def to_pixels(data: bytes | memoryview, width: int, height: int, encoding: str) -> np.ndarray:
+def to_pixels(
+    data: bytes | memoryview, width: int, height: int, encoding: str, is_wanted: Callable[[], bool] = lambda: True
+) -> np.ndarray:
     """Bytes of a declared size and encoding → uint8 (H, W, 3). Raw pixels are a read-only view of ``data``.
+
+    is_wanted  asked again and again while the file is decoded; `Abandoned` is raised once it returns False
 
     Raises ValueError where the bytes are not such an image.
     """
     check_image(width, height, encoding, len(data))
     if encoding == "raw":
         return np.frombuffer(data, np.uint8).reshape(height, width, CHANNELS)
+    if encoding == "jpeg" and (scans := bytes(data).count(b"\xff\xda")) > MAX_SCANS:
+        raise ValueError(f"jpeg image has {scans} scans: at most {MAX_SCANS} are accepted; save it with fewer")
     try:
-        with Image.open(io.BytesIO(data), formats=(encoding.upper(),)) as image:
+        with Image.open(_Watched(data, is_wanted), formats=(encoding.upper(),)) as image:
+            # Pillow reads this much at a time.
+            image.decodermaxblock = READ_BYTES
             if image.size != (width, height):
                 claimed = "×".join(map(str, image.size))
                 raise ValueError(f"{encoding} image is {claimed}, declared as {width}×{height}: they must agree")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,9 @@ SERVER = "server"
 
 #: Suffixes of the files with the public key, and with both.
 PUBLIC, SECRET = ".key", ".key_secret"
+
+#: Bits of a file's mode that a secret key must not have: writable by its group, or accessible to others.
+EXPOSED = 0o027
 
 
 def generate(folder: str | os.PathLike, name: str = SERVER) -> tuple[Path, Path]:
@@ -53,8 +57,14 @@ def load_public(path: str | os.PathLike) -> bytes:
 
 
 def load_pair(path: str | os.PathLike) -> tuple[bytes, bytes]:
-    """(public, secret) key, Z85, in a NAME.key_secret file. Raises ValueError where it does not hold both."""
+    """(public, secret) key, Z85, in a NAME.key_secret file.
+
+    Raises ValueError where it does not hold both, and where others than its owner and group can access it.
+    """
     public, secret = _load(path)
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & EXPOSED:
+        raise ValueError(f"{path}: mode {mode:04o} lets others read or change a secret key: chmod 600 {path}, or make a new one")
     if secret is None or len(secret) != 40:
         raise ValueError(f"{path}: holds no secret key: give the {SECRET} file")
     return public, secret

@@ -3,8 +3,9 @@
 
     [b"diffjscc-refine/1", header: a MessagePack map with "type" and the fields below, image: bytes where there is one]
 
-A message's dataclass is its specification: a field without a default is mandatory, a field that is not declared here is
-refused, and every value is checked against its bounds before it is used. docs/refinement-service.md describes the protocol.
+A message's dataclass is its specification: a field without a default is mandatory, one with a default may be left out or nil, a
+field that is not declared here is refused, and every value is checked against its bounds before it is used.
+docs/refinement-service.md describes the protocol.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ MAX_HEADER = 1 << 16
 #: The longest image in bytes, encoded or as raw pixels: 22 megapixels.
 MAX_IMAGE = 1 << 26
 
+#: The largest frame on the wire, bytes: an image, and what encryption (CURVE) adds to it.
+MAX_FRAME = MAX_IMAGE + 1024
+
+#: Frames of the longest message.
+MAX_FRAMES = 3
+
 #: The smallest side that a refiner accepts, pixels.
 MIN_SIDE = 16
 
@@ -58,18 +65,33 @@ CODES = {
 }
 
 
-class ProtocolError(ValueError):
-    """A message or request that is refused: error code, a message of one line, and whether sending it again later may help."""
+class Refusal(ValueError):
+    """Why a message, a request or an image was refused. Raised, and passed on as an outcome; it can be pickled.
 
-    def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code, self.message, self.retryable = code, message, CODES[code]
-        #: The id of the refused message, where it has a valid one.
-        self.id: str | None = None
+    code       one of `CODES`
+    message    one line
+    id         of the refused message, where it has a valid one
+    retryable  whether the same request may succeed later
+
+    Raises ValueError for an unknown code.
+    """
+
+    def __init__(self, code: str, message: str, id: str | None = None):
+        if code not in CODES:
+            raise ValueError(f"code '{code}' is not one of the protocol's: {', '.join(CODES)}")
+        super().__init__(code, message, id)
+        self.code, self.message, self.id = code, message, id
+
+    @property
+    def retryable(self) -> bool:
+        return CODES[self.code]
+
+    def __str__(self) -> str:
+        return self.message
 
 
-def _bad(message: str) -> ProtocolError:
-    return ProtocolError("bad-request", message)
+def _bad(message: str) -> Refusal:
+    return Refusal("bad-request", message)
 
 
 def _shown(value: object) -> str:
@@ -118,9 +140,9 @@ def _names() -> Check:
     return check, "a list of at most 256 names"
 
 
-def _field(check: Check, default: Any = MISSING, optional: bool = False) -> Any:
-    """A field of a message; an ``optional`` one may be nil."""
-    metadata = {"check": check[0], "expected": check[1] + (", or nil" if optional else ""), "optional": optional}
+def _field(check: Check, default: Any = MISSING) -> Any:
+    """A field of a message. One with a default is optional: it may be left out or nil, which means the default."""
+    metadata = {"check": check[0], "expected": check[1] + ("" if default is MISSING else ", or nil")}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -141,7 +163,9 @@ class Message:
             if "check" not in spec.metadata:
                 continue
             value = getattr(self, spec.name)
-            if value is None and spec.metadata["optional"]:
+            if value is None and spec.default is not MISSING:
+                # nil is the same as leaving the field out.
+                object.__setattr__(self, spec.name, spec.default)
                 continue
             checked = spec.metadata["check"](value)
             if checked is None:
@@ -176,11 +200,11 @@ class Request(Message):
     height: int = _field(_integer(*_SIDE))
     encoding: str = _field(_choice(ENCODINGS))
     reply_encoding: str = _field(_choice(ENCODINGS), "png")
-    steps: int | None = _field(_integer(1, 10_000), None, optional=True)
-    sampler: str | None = _field(_text(32, 1, printable=True), None, optional=True)
+    steps: int | None = _field(_integer(1, 10_000), None)
+    sampler: str | None = _field(_text(32, 1, printable=True), None)
     seed: int = _field(_integer(0, (1 << 63) - 1), 0)
-    snr_db: float | None = _field(_number(-100, 100), None, optional=True)
-    prompt: str | None = _field(_text(2000), None, optional=True)
+    snr_db: float | None = _field(_number(-100, 100), None)
+    prompt: str | None = _field(_text(2000), None)
     deadline: float = _field(_number(*_SECONDS), 60.0)
     progress: bool = _field(_boolean(), False)
     preview: bool = _field(_boolean(), False)
@@ -193,7 +217,11 @@ class Request(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel(Message):
-    """Client to server: cancel a request. The reply is error "cancelled", or "unknown-id" where it neither waits nor runs."""
+    """Client to server: cancel a request.
+
+    One that waits or runs ends with error "cancelled". For one that has been answered nothing is sent. For any other id the
+    answer is error "unknown-id".
+    """
 
     type: ClassVar[str] = "cancel"
     id: str = _field(_ID)
@@ -224,9 +252,9 @@ class Progress(Message):
     id: str = _field(_ID)
     step: int = _field(_integer(1, 10_000))
     steps: int = _field(_integer(1, 10_000))
-    width: int | None = _field(_integer(*_SIDE), None, optional=True)
-    height: int | None = _field(_integer(*_SIDE), None, optional=True)
-    encoding: str | None = _field(_choice(ENCODINGS), None, optional=True)
+    width: int | None = _field(_integer(*_SIDE), None)
+    height: int | None = _field(_integer(*_SIDE), None)
+    encoding: str | None = _field(_choice(ENCODINGS), None)
     image: bytes | memoryview = field(default=b"", repr=False)
 
     def __post_init__(self):
@@ -262,7 +290,7 @@ class Error(Message):
     """Server to client: the request, or the message, failed. ``id`` is nil where the message had no valid one."""
 
     type: ClassVar[str] = "error"
-    id: str | None = _field(_ID, None, optional=True)
+    id: str | None = _field(_ID, None)
     code: str = _field(_text(32, 1, printable=True))
     message: str = _field(_text(1000, printable=True))
     retryable: bool = _field(_boolean())
@@ -296,18 +324,16 @@ MESSAGES: dict[str, type[Message]] = {
 
 
 def check_image(width: int, height: int, encoding: str, size: int) -> None:
-    """Raises ProtocolError unless an image of ``size`` bytes can be what its header declares."""
+    """Raises Refusal unless an image of ``size`` bytes can be what its header declares."""
     raw = width * height * CHANNELS
     if raw > MAX_IMAGE:
-        raise ProtocolError(
-            "too-large", f"image is declared {width}×{height}, {raw} bytes of pixels: at most {MAX_IMAGE} are accepted"
-        )
+        raise Refusal("too-large", f"image is declared {width}×{height}, {raw} bytes of pixels: at most {MAX_IMAGE} are accepted")
     if size > MAX_IMAGE:
-        raise ProtocolError("too-large", f"image has {size} bytes: at most {MAX_IMAGE} are accepted")
+        raise Refusal("too-large", f"image has {size} bytes: at most {MAX_IMAGE} are accepted")
     if encoding == "raw" and size != raw:
-        raise ProtocolError("bad-image", f"raw image of {width}×{height} has {size} bytes: expected {raw}")
+        raise Refusal("bad-image", f"raw image of {width}×{height} has {size} bytes: expected {raw}")
     if size == 0:
-        raise ProtocolError("bad-image", "image is empty: expected it in the third frame")
+        raise Refusal("bad-image", "image is empty: expected it in the third frame")
 
 
 def encode(message: Message) -> Frames:
@@ -322,12 +348,12 @@ def encode(message: Message) -> Frames:
 
 
 def decode(frames: Sequence[bytes | memoryview]) -> Message:
-    """The message in frames. Raises ProtocolError that says what is wrong, with the message's ``id`` where that is valid."""
+    """The message in frames. Raises Refusal that says what is wrong, with the message's ``id`` where that is valid."""
     header: dict = {}
     try:
         header = _header(frames)
         return _message(header, frames)
-    except ProtocolError as error:
+    except Refusal as error:
         error.id = _ID[0](header.get("id"))
         raise
 
@@ -335,11 +361,11 @@ def decode(frames: Sequence[bytes | memoryview]) -> Message:
 def _header(frames: Sequence[bytes | memoryview]) -> dict:
     if not frames or bytes(frames[0][:64]) != VERSION:
         shown = _shown(bytes(frames[0][:64])) if frames else "nothing"
-        raise ProtocolError("version", f"first frame is {shown}: this end speaks {VERSION.decode()}")
-    if not 2 <= len(frames) <= 3:
+        raise Refusal("version", f"first frame is {shown}: this end speaks {VERSION.decode()}")
+    if not 2 <= len(frames) <= MAX_FRAMES:
         raise _bad(f"message has {len(frames)} frames: expected version, header and, where there is one, image")
     if len(frames[1]) > MAX_HEADER:
-        raise ProtocolError("too-large", f"header has {len(frames[1])} bytes: at most {MAX_HEADER} are accepted")
+        raise Refusal("too-large", f"header has {len(frames[1])} bytes: at most {MAX_HEADER} are accepted")
     try:
         header = msgpack.unpackb(
             frames[1],
