@@ -33,7 +33,7 @@ MAX_LLR = 20.0
 NR_CRC, NR_CRC_BITS, NR_MAX_BITS = "CRC24A", 24, 8448
 
 #: Rates of the 5G code that `separate` knows.
-NR_RATES = ("1/5", "1/3", "2/5", "9/20", "1/2", "11/20", "3/5", "2/3", "3/4", "5/6", "9/10")
+NR_RATES = ("1/3", "2/5", "9/20", "1/2", "11/20", "3/5", "2/3", "3/4", "5/6", "9/10")
 
 
 @dataclass(frozen=True)
