@@ -26,6 +26,9 @@ SEARCHES = {"best": "", "best-wifi": "wifi-", "best-nr": "nr-"}
 
 RADIOS = ("stock", "symbols")
 
+#: Constellations that GNU Radio's stock OFDM chain has.
+STOCK = ("bpsk", "qpsk")
+
 #: Seed of the scrambling sequence, known at both ends: coded zeros would not use the constellation evenly.
 SCRAMBLING = 0x11
 
@@ -102,6 +105,8 @@ class Separate(Fields):
         if self.code not in SEARCHES:
             return [Configuration(self.code, self.constellation or "bpsk")]
         constellations = [self.constellation] if self.constellation else list(CONSTELLATIONS)
+        if channel in RADIO_CHANNELS and self.radio == "stock":
+            constellations = [name for name in constellations if name in STOCK]
         codes = [code for code in CODES if code.startswith(SEARCHES[self.code])]
         return find_best(codes, constellations, budget, snr_db, channel == "rayleigh")
 
