@@ -33,10 +33,10 @@ def test_the_package_never_imports_gnuradio():
 
 
 def test_arrows_point_one_way():
-    """cli → (train | evaluate | serve) → hub → refine → codec → air, channel, images."""
+    """cli → (doctor | train | evaluate | serve) → hub → refine → codec → air, channel, images."""
     layers = [
         {"cli"},
-        {"train", "evaluate", "serve"},
+        {"doctor", "train", "evaluate", "serve"},
         {"checkpoints"},
         {"hub"},
         {"refine"},

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import data, evaluate, figures, models, options, serve, simulate, train
+from . import data, doctor, evaluate, figures, models, options, serve, simulate, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"diffjscc {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (simulate, models, evaluate, figures, train, data, serve):
+    for module in (simulate, models, evaluate, figures, train, data, serve, doctor):
         module.add_command(commands)
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one run only; changes to a recipe may stand anywhere.
