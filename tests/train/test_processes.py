@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Several processes train together as one would alone."""
 
+import math
 import os
 import subprocess
 import sys
 
 import torch
+from conftest import SMALL
 from train.small import codec_recipe
 
 from diffjscc.train.codec import CodecTrainer
@@ -32,7 +34,9 @@ torch.save({**state, "processes": accelerator.num_processes}, Path(out) / f"{acc
 
 
 def test_two_processes_share_a_batch_and_keep_equal_weights(images, tmp_path):
-    recipe = codec_recipe(batch=4, precision="no", adversarial=0.01, steps=4)
+    # Wide enough that Muon trains its last stage.
+    wide = {**SMALL["lite"], "widths": [8, 16, 64]}
+    recipe = codec_recipe(wide, batch=4, precision="no", adversarial=0.01, steps=4)
     (tmp_path / "small.yaml").write_text(as_yaml(recipe))
     (tmp_path / "process.py").write_text(PROCESS)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -53,8 +57,9 @@ def test_two_processes_share_a_batch_and_keep_equal_weights(images, tmp_path):
     alone = CodecTrainer(recipe, [images], tmp_path / "alone")
     alone.run()
     for name, value in alone.codec.state_dict().items():
-        torch.testing.assert_close(first["codec"][name], value, atol=2e-6, rtol=1e-4)
+        # Muon computes in bfloat16.
+        assert (first["codec"][name] - value).norm() <= max(0.01 * value.norm(), 2e-6 * math.sqrt(value.numel())), name
     # And one process goes on with what two have begun.
-    again = CodecTrainer(codec_recipe(batch=4, precision="no", adversarial=0.01, steps=6), [images], tmp_path / "run")
+    again = CodecTrainer(codec_recipe(wide, batch=4, precision="no", adversarial=0.01, steps=6), [images], tmp_path / "run")
     assert again.step == 4
     again.run()

@@ -262,7 +262,10 @@ def grow_into(codec: Codec, smaller: Codec) -> None:
     for name, value in weights.items():
         if name not in ours or ours[name].shape != value.shape:
             shape = f"{tuple(value.shape)} there, {tuple(ours[name].shape)} here" if name in ours else "not in this one"
-            raise ValueError(f"start_from names a codec of another architecture: its tensor {name} is {shape}")
+            raise ValueError(
+                f"start_from names a codec of another architecture: its tensor {name} is {shape}; give its architecture, or none"
+                " to begin with"
+            )
     codec.load_state_dict({**ours, **weights})
     new = sorted(ours.keys() - weights.keys())
     if new and not torch.allclose(_sent_and_received(codec), _sent_and_received(smaller), atol=1e-3):

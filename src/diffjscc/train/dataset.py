@@ -83,7 +83,7 @@ def find_files(folders: Sequence[str | Path]) -> list[ImageFile]:
     files = []
     for number, folder in enumerate(map(Path, folders)):
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder of images")
+            raise ValueError(f"{folder}: {'a file: give its folder' if folder.exists() else 'no such folder of images'}")
         # Images of two folders may have the same name.
         prefix = f"{number}:" if len(folders) > 1 else ""
         found = [file for path in _files_in(folder) for file in _images_at(path, prefix + path.relative_to(folder).as_posix())]

@@ -78,6 +78,8 @@ class FlatMuon(torch.optim.Muon):
 
     def step(self, closure=None):
         for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"]):
+            # DistributedDataParallel has given the kernels new storage since.
+            matrix.data = kernel.detach().view(len(kernel), -1)
             matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
         return super().step(closure)
 
