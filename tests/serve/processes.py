@@ -40,8 +40,8 @@ class ServerProcess:
         ]
         for thread in self._threads:
             thread.start()
-        self.address = self._said(r"serving .* on (\S+) \(" if ready else r"listening on (\S+)", timeout)
-        self.page = self._said(r"status on (\S+)", timeout)
+        self.address = self._said(r"serving .* on (\S+) \(" if ready else r"listening on ([^\s\"]+)", timeout)
+        self.page = self._said(r"status on ([^\s\"]+)", timeout)
 
     @staticmethod
     def _read(stream, lines):

@@ -239,7 +239,7 @@ class TestSlowReaders:
     def test_one_that_reads_nothing_though_it_asks_more_and_more_is_disconnected(self):
         pixels = image(700, 700)
         with ServerProcess("--seconds", "0", "--keep", 1) as server, RawPeer(server.address) as raw:
-            pings = b"".join(frames_on_the_wire(VERSION, b"\x81\xa4type\xa4ping") for _ in range(1000))
+            pings = b"".join(frames_on_the_wire(VERSION, b"\x81\xa4type\xa4ping") for _ in range(3000))
             request = frames_on_the_wire(VERSION, header("%d", width=700, height=700, reply_encoding="raw"), pixels.tobytes())
             ended = threading.Event()
 

@@ -4,7 +4,9 @@
 import pytest
 
 from diffjscc.cli import main
+from diffjscc.serve import keys
 from diffjscc.serve.backend import LocalBackend
+from diffjscc.serve.engine import Engine
 from diffjscc.serve.server import Server
 
 
@@ -36,6 +38,8 @@ def exit_status(arguments):
         ("--keep inf", "argument --keep: 'inf': expected a number from 0"),
         ("--drain -1", "argument --drain: '-1': expected a number from 0 to 86400"),
         ("--drain nan", "argument --drain: 'nan': expected a number from 0 to 86400"),
+        ("--watchdog 0", "argument --watchdog: '0': expected a number above 0"),
+        ("--log xml", "argument --log: invalid choice: 'xml'"),
         ("--workers ray --count 0", "argument --count: '0': expected a whole number from 1"),
         ("--workers ray --count -1", "argument --count: '-1': expected a whole number from 1"),
         ("--workers many", "argument --workers: invalid choice: 'many'"),
@@ -63,7 +67,12 @@ def test_an_option_that_makes_no_sense_is_one_line_and_exit_2(arguments, message
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"keep": -1}, "keep = -1: must be at least 0"), ({"drain": -1.0}, "drain = -1"), ({"drain": float("inf")}, "drain = inf")],
+    [
+        ({"keep": -1}, "keep = -1: must be at least 0"),
+        ({"drain": -1.0}, "drain = -1"),
+        ({"drain": float("inf")}, "drain = inf"),
+        ({"watchdog": 0.0}, "watchdog = 0.0: must be above 0"),
+    ],
 )
 def test_the_library_refuses_them_too(options, message):
     class Nothing:
@@ -71,3 +80,19 @@ def test_the_library_refuses_them_too(options, message):
 
     with pytest.raises(ValueError, match=message):
         Server(LocalBackend(Nothing()), "tcp://127.0.0.1:*", **options)
+
+
+def test_an_engine_without_threads_is_refused():
+    with pytest.raises(ValueError, match="threads = 0: must be at least 1"):
+        Engine(["mini"], threads=0)
+
+
+def test_check_refines_an_image_and_says_so(tmp_path, capsys):
+    keys.generate(tmp_path / "server")
+    keys.generate(tmp_path / "clients", "radio")
+    secure = ["--bind", "tcp://0.0.0.0:5599", "--keys", str(tmp_path / "server"), "--clients", str(tmp_path / "clients")]
+    assert main(["serve", "--check", *secure]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "keys: 1 clients may connect" and lines[1].startswith("mini: an image of 128×128 was refined in ")
+    assert main(["serve", "--check", *secure, "--refiner", "absent"]) == 2
+    assert main(["serve", "--check", "--bind", "tcp://0.0.0.0:5599"]) == 2

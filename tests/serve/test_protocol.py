@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Messages and frames: what is right survives the journey, what is wrong is named."""
 
+import pickle
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -102,6 +104,21 @@ def test_a_request_needs_five_fields_and_has_defaults_for_the_rest():
     assert (request.steps, request.seed, request.snr_db, request.prompt, request.deadline) == (None, 0, None, None, 60.0)
     for name in ("id", "refiner", "width", "height", "encoding"):
         assert f"lacks field {name}" in refused(VERSION, msgpack.packb(header(**{name: None})), IMAGE).message
+
+
+def test_nil_is_the_same_as_leaving_a_field_out():
+    without = decode([VERSION, msgpack.packb(header()), IMAGE])
+    optional = "reply_encoding", "steps", "sampler", "seed", "snr_db", "prompt", "deadline", "progress", "preview"
+    assert decode([VERSION, msgpack.packb(header() | dict.fromkeys(optional)), IMAGE]) == without
+    for name in ("id", "refiner", "width", "height", "encoding"):
+        assert f"field {name} of refine is None" in refused(VERSION, msgpack.packb(header() | {name: None}), IMAGE).message
+
+
+def test_a_refusal_can_be_pickled():
+    refusal = pickle.loads(pickle.dumps(Refusal("lost", "a line", "an id")))
+    assert (refusal.code, str(refusal), refusal.id, refusal.retryable) == ("lost", "a line", "an id", True)
+    with pytest.raises(ValueError, match="not one of the protocol's"):
+        Refusal("lots", "a line")
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,28 @@ def test_cancelling_what_is_not_there_is_answered(server):
         assert (reply.code, reply.id) == ("unknown-id", "never asked")
 
 
+def test_cancelling_what_is_answered_adds_no_second_answer(server):
+    with Peer(server.address) as peer:
+        peer.ask("done", seed=100)
+        assert [reply.type for reply in peer.receive_all(2)] == ["accepted", "result"]
+        peer.cancel("done")
+        peer.ping()
+        assert peer.receive().type == "pong"
+
+
+def test_a_cancel_that_follows_a_large_request_at_once_reaches_it(server):
+    """A large image is hashed in another thread, and is not queued yet."""
+    pixels = image(1500, 2000)
+    with Peer(server.address) as peer:
+        for number in range(3):
+            peer.ask(f"large {number}", pixels, width=2000, height=1500, seed=44)
+            peer.cancel(f"large {number}")
+            errors = [reply for reply in peer.receive_finals(1) if reply.type == "error"]
+            assert [(error.id, error.code) for error in errors] == [(f"large {number}", "cancelled")]
+        peer.ping()
+        assert peer.receive().type == "pong"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

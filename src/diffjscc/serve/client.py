@@ -290,14 +290,14 @@ class RefineClient:
         for change in self._connection.changes():
             if change is Change.UP:
                 self._note_up(now)
-            else:
-                self._note_outage()
         for event in self._events.take():
             if isinstance(event, Job):
                 self._take(event, now)
             elif isinstance(event, Ping):
                 # Sent at once instead of at the next interval.
                 self._connection.pulse.ping_now()
+        if self._connection.has_failed:
+            self._note_outage()
         while (frames := self._connection.receive()) is not None:
             self._receive(frames, time.monotonic())
         now = time.monotonic()

@@ -91,6 +91,8 @@ class Connection:
         self._monitor: zmq.Socket | None = None
         self._back_off = RECONNECT_SECONDS[0]
         self._reopen_at = math.inf
+        #: Whether an attempt to connect has failed, or the connection was lost, since it was last up.
+        self.has_failed = False
         # Whether it was up before the present trouble, and whether the present socket was refused.
         self._was_up = self._refused = False
         try:
@@ -158,7 +160,7 @@ class Connection:
     def fail(self, reason: str) -> None:
         """The connection does not work: it is opened again at once."""
         self._note_loss()
-        self.trouble = reason
+        self.trouble, self.has_failed = reason, True
         self._reopen_at = 0.0
 
     def wait(self, wake: int, until_writable: bool, seconds: float) -> None:
@@ -178,7 +180,7 @@ class Connection:
             kind = recv_monitor_message(self._monitor)["event"]
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.away_since, self._was_up, self._back_off = None, True, RECONNECT_SECONDS[0]
-                self.pulse = Pulse()
+                self.pulse, self.has_failed = Pulse(), False
                 found.append(Change.UP)
             elif kind & FAILED_HANDSHAKES:
                 self._note_loss()
@@ -187,16 +189,19 @@ class Connection:
                 # libzmq does not try again after a failed handshake.
                 self._reopen_later()
                 found.append(Change.LOST)
+                self.has_failed = True
             elif kind == zmq.EVENT_DISCONNECTED:
                 # This event follows a failed handshake too, whose message is the better one.
                 if self.is_up:
                     self._note_loss()
                     self.trouble = f"the connection to {self.address} was lost"
                     found.append(Change.LOST)
+                    self.has_failed = True
             elif not self.is_up and not self._refused:
                 if not self._was_up:
                     self.trouble = f"{self.address} cannot be reached"
                 found.append(Change.LOST)
+                self.has_failed = True
         return found
 
     def send(self, message: Message, now: float) -> bool:

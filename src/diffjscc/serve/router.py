@@ -34,9 +34,9 @@ UNSENT_BYTES = 8 << 20
 #: Frames above this many bytes are followed until libzmq has sent them; smaller ones are copied.
 LARGE_FRAME = 1 << 16
 
-#: Seconds between attempts to deliver what a client did not read; how many such replies a client may have; and seconds after
-#: which the connection of one that reads nothing at all is ended.
-REDELIVERY_SECONDS, UNDELIVERED, UNREAD_SECONDS = 0.005, 256, 60.0
+#: Seconds between attempts to deliver what a client did not read; how many such replies a client may have, and how many bytes
+#: of those that are not cached; and seconds after which the connection of one that reads nothing at all is ended.
+REDELIVERY_SECONDS, UNDELIVERED, UNDELIVERED_BYTES, UNREAD_SECONDS = 0.005, 20_000, 8 << 20, 60.0
 
 #: Frames of a message that are kept, to say what is wrong with it; and how many more are read before others get their turn.
 KEPT_FRAMES, DISCARDED_FRAMES = 64, 10_000
@@ -62,7 +62,8 @@ class Peer:
 
     id       its routing id
     socket   (descriptor, inode) of its TCP connection; None where it has none
-    waiting  replies that it has not accepted yet, each with the other connections that could get it
+    waiting  replies that it has not accepted yet, each with the other connections that could get it; and the bytes of those that
+             are not in the cache
     unsent   (tracker, bytes) of large frames that libzmq still holds
     moved    when it last accepted a reply
     """
@@ -71,6 +72,7 @@ class Peer:
     client: Client
     socket: tuple[int, int] | None
     waiting: deque[tuple[Frames | Cached, tuple[bytes, ...]]] = field(default_factory=deque)
+    waiting_bytes: int = 0
     unsent: deque[tuple[zmq.MessageTracker, int]] = field(default_factory=deque)
     moved: float = 0.0
 
@@ -279,7 +281,8 @@ class Router:
             peer.moved = time.monotonic()
             self._behind[peer.id] = peer
         peer.waiting.append((reply, others))
-        if len(peer.waiting) > UNDELIVERED:
+        peer.waiting_bytes += _bytes_of(reply)
+        if len(peer.waiting) > UNDELIVERED or peer.waiting_bytes > UNDELIVERED_BYTES:
             self._log.warning("unread", "%s does not read %d replies: disconnected", peer.client.name, len(peer.waiting))
             self.end(peer)
 
@@ -301,6 +304,7 @@ class Router:
                     break
                 peer.moved = now
                 peer.waiting.popleft()
+                peer.waiting_bytes -= _bytes_of(reply)
                 if not sent:
                     # Gone, and so are the other replies that wait for it.
                     self._send_to_first(others, reply)
@@ -359,6 +363,11 @@ class Router:
             self._connections.close()
         self._socket.close()
         self._context.term()
+
+
+def _bytes_of(reply: Frames | Cached) -> int:
+    """Bytes that a reply takes while it waits, beside its place in the queue."""
+    return 0 if isinstance(reply, Cached) else sum(map(len, reply))
 
 
 def _evicted(id: str) -> Frames:
