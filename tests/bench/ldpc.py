@@ -71,9 +71,8 @@ def crossing(snrs, rates, target):
 
 def compare(blocks):
     """Prints the table, and returns the largest distance from a published curve at the same number of iterations, dB."""
-    print(
-        f"| rate, BPSK | Eb/N0 at 10⁻², published | measured, {PUBLISHED_ITERATIONS} iterations | as in `separate`, {max(ITERATIONS)} |"
-    )
+    few, many = PUBLISHED_ITERATIONS, max(ITERATIONS)
+    print(f"| rate, BPSK | Eb/N0 at 10⁻², published | measured, {few} iterations | as in `separate`, {many} |")
     print("|---|---|---|---|")
     worst = 0.0
     for rate, published in PUBLISHED.items():
