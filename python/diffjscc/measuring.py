@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """GNU Radio as a channel of `diffjscc.evaluate`: transmissions of images through flowgraphs, for tables.
 
-The package `diffjscc` finds these classes as entry points of the group ``diffjscc.radios`` (see CMakeLists.txt). The same seed gives
-the same transmission, bit for bit.
+The package `diffjscc` finds these classes as entry points of the group ``diffjscc.radios`` (see CMakeLists.txt). The same seed
+gives the same transmission, bit for bit.
 """
 
 import math
@@ -147,7 +147,7 @@ def _resampled(samples, clock_offset):
 
 
 def _through(samples, variance, seed, impairments):
-    """Samples through impairments and channel_model, noise of this variance a complex sample: as many samples, at the same places."""
+    """Samples through impairments and channel_model, with noise of this variance a complex sample; each keeps its place."""
     padded = np.concatenate((np.zeros(LEAD, np.complex64), samples, np.zeros(TAIL, np.complex64)))
     # Seed 0 would be the time of day.
     model = channels.channel_model(math.sqrt(variance), 0.0, 1.0, [1.0], seed % (1 << 30) + 1)

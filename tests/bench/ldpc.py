@@ -100,7 +100,7 @@ def table(blocks):
         if constellation in curves:
             continue
         curves[constellation] = points = curve(find_code(code), constellation, blocks)
-        if constellation == "qpsk" and code.startswith("wifi"):
+        if constellation == "qpsk":
             # Each of its two dimensions is BPSK with half the power.
             curves["bpsk"] = [[round(snr - 10 * math.log10(2), 3), rate] for snr, rate in points]
         TABLE.write_text(_written(rates, blocks))

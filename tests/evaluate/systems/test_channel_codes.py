@@ -93,13 +93,13 @@ def test_blocks_that_fail_are_known_to_the_receiver(code):
 def test_80211n_rate_two_thirds_fails_as_often_as_published():
     """Tavildar's curve for block 1944, 20 iterations: 2.1 % at Eb/N0 = 2.25 dB, 14 % at 2 dB, 46 % at 1.75 dB.
 
-    100 blocks cannot tell more; tests/bench/ldpc.py does.
+    60 blocks cannot tell more; tests/bench/ldpc.py does.
     """
     code = WifiCode("2/3", (20,))
-    blocks = code.split(100 * 1944, 1)
+    blocks = code.split(60 * 1944, 1)
     bits = draw(sum(block.bits for block in blocks))
     sent = modulate(code.encode(bits, blocks, 1), "bpsk")
-    for ebn0_db, low, high in ((2.5, 0, 4), (1.5, 50, 100)):
+    for ebn0_db, low, high in ((2.6, 0, 3), (1.5, 30, 60)):
         received = transmit_values(sent, ebn0_db + 10 * math.log10(2 / 3))
         _, accepted = code.decode(demodulate(received, "bpsk"), blocks, 1)
         assert low <= (~accepted).sum() <= high
@@ -132,7 +132,7 @@ def test_soft_decisions_are_the_exact_likelihood_ratios(constellation):
 
 
 def test_lost_symbols_say_nothing():
-    values = np.array([1, np.nan, 1, 1], np.complex64)
+    values = np.array([1 + 1j, np.nan, 1, 1], np.complex64)
     llrs = demodulate(Reception(values, np.array([0.1, 0.1, np.inf, np.nan], np.float32), 0.0), "qpsk")
     assert (llrs[:2] != 0).all() and (llrs[2:] == 0).all()
 
@@ -141,7 +141,7 @@ def test_measured_error_rates_fall_and_better_codes_fall_earlier():
     table = load_table()
     assert {c for c, _ in ((k.code, k.constellation) for k in table)} >= {f"wifi-{rate}" for rate in wifi_ldpc.RATES}
     for snrs, rates in table.values():
-        assert (np.diff(snrs) > 0).all() and rates[0] >= 0.2 and rates[-1] <= 0.01
+        assert (np.diff(snrs) > 0).all() and rates[0] >= 0.1 and rates[-1] <= 0.01
 
     def threshold(code, constellation):
         grid = np.arange(-5, 25, 0.05)

@@ -22,8 +22,8 @@ from diffjscc.metrics import psnr
 
 ROOT = Path(__file__).parents[3]
 
-#: Of 256×256 at R = 1/32.
-BUDGET = 2048
+#: Of 256×256 at R = 1/16: 341 bytes at the paper's rate of 2/3 of a bit.
+BUDGET = 4096
 
 #: The systems that need no other weights than those that come with the package.
 SPECS = {
@@ -49,7 +49,13 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def image():
-    return photograph(256, 256)
+    return smooth(256, 256)
+
+
+def smooth(height, width):
+    """A photograph without its finest detail."""
+    coarse = torch.nn.functional.avg_pool2d(photograph(2 * height, 2 * width)[None], 32)
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].clamp(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -91,33 +97,31 @@ def test_another_process_computes_the_same(image):
     code = """
 import hashlib, sys, torch
 sys.path.insert(0, "tests")
-from conftest import photograph
+from evaluate.systems.test_systems import smooth
 from diffjscc.evaluate.systems import build_system
 torch.set_num_threads(1)
 for spec in ("deepjscc", "separate", "softcast"):
-    sent = build_system(spec).send(photograph(256, 256), 2048, 1.0, "awgn", 3)
+    sent = build_system(spec).send(smooth(256, 256), 4096, 1.0, "awgn", 3)
     print(hashlib.sha256(sent.image.numpy().tobytes()).hexdigest())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     for spec, digest in zip(("deepjscc", "separate", "softcast"), done.stdout.split()):
-        sent = build_system(spec).send(image, 2048, 1.0, "awgn", 3)
+        sent = build_system(spec).send(image, 4096, 1.0, "awgn", 3)
         assert hashlib.sha256(sent.image.numpy().tobytes()).hexdigest() == digest
 
 
 @pytest.mark.parametrize("name", ["deepjscc", "softcast", "separate", "diffjscc"])
 def test_more_noise_is_a_worse_image(name, image):
     system = build_system(SPECS[name])
-    quality = [
-        psnr(system.send(image, 4 * BUDGET if name == "separate" else BUDGET, snr, "awgn", 0).image, image) for snr in (-8, 12)
-    ]
+    quality = [psnr(system.send(image, BUDGET, snr, "awgn", 0).image, image) for snr in (-8, 12)]
     assert quality[1] > quality[0] + 2
 
 
 def test_deepjscc_is_the_codec_and_the_channel_and_nothing_else(image):
     codec = load_codec("lite", "cpu", torch.float32)
     gain = draw_gain("rayleigh", 9)
-    symbols = codec.encode(image, 4.0, "1/32", fading=gain)
+    symbols = codec.encode(image, 4.0, "1/16", fading=gain)
     expected = codec.decode(transmit(symbols, 4.0, gain, 9), symbols.header)
     assert torch.equal(build_system("deepjscc").send(image, BUDGET, 4.0, "rayleigh", 9).image, expected)
 
@@ -246,7 +250,7 @@ def test_images_of_any_size_are_sent(name, height, width):
     [
         ("deepjsc", r"no system is called 'deepjsc' \(did you mean 'deepjscc'\?\); there are deepjscc"),
         (7, "7 is no system: write a name"),
-        ({"codec": "lite"}, "{'codec': 'lite'} is no system|None"),
+        ({"codec": "lite"}, "{'codec': 'lite'} is no system"),
         ({"system": "deepjscc", "codc": "lite"}, r"no key is called 'codc' \(did you mean 'codec'\?\)"),
         ({"system": "deepjscc", "codec": "lit"}, "model 'lit' is neither"),
         ({"system": "deepjscc", "dtype": "int8"}, "dtype = 'int8': must be float32 or bfloat16"),
@@ -268,7 +272,7 @@ def test_what_makes_no_system_is_refused_in_one_line(spec, message):
 @pytest.mark.parametrize("name", ["deepjscc", "separate", "capacity", "softcast"])
 def test_a_channel_that_does_not_exist_is_refused(name, image):
     with pytest.raises(ValueError, match=r"^no channel is called 'agwn' \(did you mean 'awgn'\?\)"):
-        build_system(SPECS[name]).send(image, 8192, 1.0, "agwn", 0)
+        build_system(SPECS[name]).send(image, BUDGET, 1.0, "agwn", 0)
 
 
 @pytest.mark.parametrize(("package", "spec"), [("sionna", "separate"), ("av", "capacity")])
@@ -306,9 +310,10 @@ def test_a_block_in_the_padding_that_fails_costs_nothing(image, monkeypatch):
         accepted[-1] = False
         return decided, accepted
 
-    whole = system.send(image, 40 * 1944, 10.0, "awgn", 0)
-    assert whole.details["bytes"] * 8 < 39 * 1296
+    # More than HEVC can use.
+    whole = system.send(image, 200 * 1944, 10.0, "awgn", 0)
+    assert whole.details["bytes"] * 8 < 199 * 1296
     monkeypatch.setattr(type(code), "decode", lose_the_last)
-    again = system.send(image, 40 * 1944, 10.0, "awgn", 0)
+    again = system.send(image, 200 * 1944, 10.0, "awgn", 0)
     assert (again.details["block_errors"], again.details["failed"]) == (1, 0)
     assert torch.equal(again.image, whole.image)

@@ -16,7 +16,7 @@ from ...fields import Fields
 from ...hub import DEFAULT_CODEC, load_codec
 from ...symbols import MAX_EFFORT
 from .base import Sent, rate_of_budget
-from .transports import draw_fading, transport
+from .transports import check_channel, draw_fading, transport
 
 DTYPES = ("float32", "bfloat16")
 
@@ -56,6 +56,7 @@ class DeepJSCC(Fields):
 
     def send(self, image: Tensor, budget: int, snr_db: float, channel: str, seed: int) -> Sent:
         """As `System.send`; the budget must be that of one of the codec's rates."""
+        check_channel(channel)
         codec = self._load()
         rate = rate_of_budget(image, budget, codec.name, codec.rates)
         symbols = codec.encode(image, snr_db, rate, fading=draw_fading(channel, seed), effort=self.effort)
