@@ -47,7 +47,7 @@ class Browser:
         deadline = time.monotonic() + 60
         while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
             assert time.monotonic() < deadline
-        # Pictures in the page are decoded.
+        # Images of the page are decoded.
         self.run("Promise.all([...document.images].map((image) => image.decode()))")
 
     def run(self, script):

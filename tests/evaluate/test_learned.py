@@ -187,7 +187,7 @@ def test_everything_is_measured_where_the_weights_are(weights):
 def test_a_metric_without_weights_is_one_line_and_nan(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "cache"))
     measures = Measures(["psnr", "lpips-alex", "dists", "fid", "kid"], str(tmp_path))
-    assert [line.partition(" is left out: ")[0] for line in measures.missing] == ["LPIPS (AlexNet)", "DISTS", "FID and KID"]
+    assert [line.partition(": ")[0] for line in measures.missing] == ["no LPIPS (AlexNet)", "no DISTS", "no FID and no KID"]
     assert "alexnet-owt-7be5be79.pth" in measures.missing[0] and str(tmp_path) in measures.missing[0]
     pixels = to_pixels(photograph(64, 64))
     values = measures.measure(pixels, pixels)

@@ -2,6 +2,10 @@
 """Options of `diffjscc evaluate` that make no sense: one line, exit 2."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -77,3 +81,19 @@ def test_a_sweep_from_the_command_line(images, tmp_path, capsys, monkeypatch):
     assert main(["evaluate", str(images), "--rates", "1/128", "--snrs", "1", "13", "--json"]) == 0
     for short, long in zip(json.loads(capsys.readouterr().out), summary):
         assert short["psnr_db"] == pytest.approx(long["psnr_db"], abs=0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_writes_the_tables_of_what_is_finished(number, images, tmp_path):
+    changes = ["systems=[deepjscc]", f"images={images}", "metrics=[psnr]", "repeats=500"]
+    command = [sys.executable, "-m", "diffjscc.cli", "evaluate", "figure3", *changes, "--out", tmp_path / "out", "--processes", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "out" / "journal.jsonl"
+    deadline = time.monotonic() + 100
+    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.splitlines()[-1] == "diffjscc: interrupted"
+    rows = read_parquet(tmp_path / "out" / "table.parquet")
+    assert 0 < len(rows) == len(journal.read_text().splitlines()) < 1000

@@ -205,6 +205,7 @@ def test_two_runs_do_not_fill_one_folder(images, tmp_path):
         ({"channels": ["awgm"]}, "channels: no 'awgm' (did you mean 'awgn'?)"),
         ({"metrics": ["psnr", "lpips"]}, "metrics: no 'lpips' (did you mean 'lpips-"),
         ({"images": ["absent.png"]}, "absent.png: no such file"),
+        ({"metrics_weights": "absent"}, "metrics_weights: no folder is called absent"),
         ({"repeats": 0}, "repeats = 0: must be at least 1"),
         ({"repeats": 10**9}, "a sweep may have 10000000"),
         ({"seed": -1}, "seed = -1"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,9 +62,12 @@ def run_with_bar(sweep: Sweep, out: Path, processes: int | None, cluster: str) -
 
     bar = Bar()
     run = SweepRun(sweep, out, processes, cluster, progress=bar)
+    # As after Ctrl-C, the tables of what is finished are written.
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         results = run.run()
     finally:
+        signal.signal(signal.SIGTERM, before)
         if bar.bar is not None:
             bar.bar.close()
     if results.failures:
@@ -71,3 +75,7 @@ def run_with_bar(sweep: Sweep, out: Path, processes: int | None, cluster: str) -
         also = f" ({more} more)" if more > 0 else ""
         bar.say(f"{len(results.failures)} rows are missing{also}: run the same command again to try them again")
     return results
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

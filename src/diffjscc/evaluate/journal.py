@@ -104,6 +104,11 @@ class Journal:
         """Where Inception's features of a cell's patches lie, if FID or KID is measured: float32 (P, 2048), in NumPy's format."""
         return self.folder / FEATURES / f"{number:07}.npy"
 
+    def reload(self) -> None:
+        """Reads the rows anew: an interrupt may have come between a row's line in the journal and its entry in ``rows``."""
+        self._file.flush()
+        self.rows = self._read()
+
     def close(self) -> None:
         self._file.close()
         self._lock.close()

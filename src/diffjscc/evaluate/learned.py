@@ -140,7 +140,7 @@ def if_available(name: str, load: Callable[[], Any], missing: Callable[[str], No
     try:
         return load()
     except ValueError as error:
-        missing(f"{name} is left out: {one_line(error)}")
+        missing(f"no {name}: {one_line(error)}")
         return None
 
 

@@ -66,7 +66,7 @@ class Measures:
         self._inception = None
         sets = [metric.upper() for metric in SET_METRICS if metric in self.metrics]
         if sets:
-            self._inception = if_available(" and ".join(sets), lambda: load_inception(weights), self.missing.append)
+            self._inception = if_available(" and no ".join(sets), lambda: load_inception(weights), self.missing.append)
 
     def measure(self, pixels: np.ndarray, original: np.ndarray) -> dict[str, float]:
         """Columns of a row."""

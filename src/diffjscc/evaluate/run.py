@@ -90,6 +90,8 @@ class SweepRun:
         self.sizes = [(shape[0], shape[1]) for shape in shapes]
         self.cells = make_cells(sweep, len(self.sources))
         self._settings = WorkerSettings(dict(sweep.systems), tuple(sweep.metrics), sweep.metrics_weights, build)
+        if sweep.metrics_weights and not Path(sweep.metrics_weights).is_dir():
+            raise ValueError(f"metrics_weights: no folder is called {sweep.metrics_weights}")
         self._measures = Measures(sweep.metrics, sweep.metrics_weights)
         self._shown = shown_images(sweep, len(self.sources))
         self._failures: list[str] = []
@@ -152,6 +154,7 @@ class SweepRun:
         self._progress.fail(line)
 
     def _write(self) -> Results:
+        self._journal.reload()
         rows, times = table_rows(self.sweep, self.cells, self.sources, self.sizes, self._journal)
         measured = "Inception" if any(name in self.sweep.metrics for name in SET_METRICS) else ""
         original = self._original_features if measured and self._journal_has_features() else None
