@@ -4,6 +4,7 @@
 import socket
 import struct
 import threading
+from contextlib import suppress
 
 import msgpack
 import zmq
@@ -90,7 +91,11 @@ class Relay:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection((self._target[0], int(self._target[1])))
+            try:
+                far = socket.create_connection((self._target[0], int(self._target[1])))
+            except OSError:
+                near.close()
+                continue
             self._ends += [near, far]
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=pair, daemon=True).start()
@@ -114,8 +119,9 @@ class Relay:
         while self._ends:
             end = self._ends.pop()
             # Sends a reset, and whatever was on its way is lost.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            end.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)
             end.close()
 
     def close(self):

@@ -130,3 +130,10 @@ def wait_until(condition, timeout=10.0):
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
+
+
+def process_figures(process):
+    """(resident MB, descriptors, threads)."""
+    folder = Path(f"/proc/{process}")
+    status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
+    return int(status["VmRSS"].split()[0]) / 1000, len(list((folder / "fd").iterdir())), int(status["Threads"])

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The client: its parts with a clock of our own, and the whole with callbacks and networks that misbehave."""
 
+import gc
 import math
 import random
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +210,28 @@ class TestCallbacks:
                 client.refine(image(), 1.0, "stub", deadline=1.0)
             with ServerProcess("--bind", address):
                 assert client.refine(image(), 1.0, "stub", deadline=20.0).shape == (32, 48, 3)
+
+    def test_a_job_that_is_cancelled_at_once_is_cancelled_once(self, caplog):
+        with ServerProcess() as server, RefineClient(server.address) as client:
+            for _ in range(200):
+                assert client.submit(image(16, 16), 1.0, "stub").cancel()
+            assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
+        assert caplog.records == []
+
+    def test_a_job_keeps_nothing_once_its_caller_has_let_go_of_it(self):
+        gc.collect()
+        gc.disable()
+        try:
+            with ServerProcess() as server, RefineClient(server.address) as client:
+                job = client.submit(image(), 1.0, "stub", on_progress=lambda *_: None)
+                job.add_done_callback(lambda _: None)
+                refined = weakref.ref(job.result(10))
+                wait_until(lambda: not client._futures)
+                assert client.refine(image(), 1.0, "stub").shape == (32, 48, 3)
+                del job
+                wait_until(lambda: refined() is None)
+        finally:
+            gc.enable()
 
     def test_a_callback_may_close_the_client(self):
         with ServerProcess() as server:

@@ -2,7 +2,6 @@
 """Failures between machines, caused on purpose with real processes: every request is answered, or fails by its deadline."""
 
 import logging
-import os
 import random
 import signal
 import socket
@@ -14,6 +13,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
+from bench.fuzz import run
 from prometheus_client.parser import text_string_to_metric_families
 from serve.peers import Peer, RawPeer, Relay, header
 from serve.processes import ServerProcess, image, wait_until
@@ -21,8 +21,8 @@ from serve.processes import ServerProcess, image, wait_until
 from diffjscc.serve import RefineClient, RefineTimeout
 from diffjscc.serve.protocol import CODES, MESSAGES, VERSION, Refusal, Request, decode
 
-#: Messages of the fuzz test; DIFFJSCC_FUZZ=1000000 for a longer run.
-FUZZ = int(os.environ.get("DIFFJSCC_FUZZ", 10_000))
+#: Messages of the fuzz tests; tests/bench/fuzz.py sends a million.
+FUZZ = 3000
 
 
 def test_a_server_killed_while_busy_and_started_again_answers_everything(caplog):
@@ -296,3 +296,8 @@ def test_random_and_mutated_messages_do_no_harm():
         assert {sample.labels["outcome"] for sample in families["diffjscc_requests"].samples} <= known
         assert {sample.labels["refiner"] for sample in families["diffjscc_requests"].samples} == {"stub"}
         assert {sample.labels["code"] for sample in families["diffjscc_bad_messages"].samples} <= set(CODES)
+
+
+def test_messages_that_are_nearly_right_are_refused_one_by_one_and_leave_nothing_behind():
+    missing, grown, tracebacks = run(FUZZ, seed=7, report=lambda *line, **options: None)
+    assert (missing, tracebacks) == (0, 0) and grown < 25

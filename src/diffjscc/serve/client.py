@@ -75,7 +75,9 @@ class Job(Future[np.ndarray]):
 
     def add_done_callback(self, fn: Callable[[Future[np.ndarray]], object]) -> None:
         """As of any future, but ``fn`` is called in the client's thread for callbacks."""
-        super().add_done_callback(lambda job: self._callbacks.submit(partial(fn, job)))
+        # Without a reference to the job, which would keep its image until the garbage collector comes.
+        callbacks = self._callbacks
+        super().add_done_callback(lambda job: callbacks.submit(partial(fn, job)))
 
 
 class RefineClient:
@@ -192,9 +194,13 @@ class RefineClient:
                 raise RefineError("busy", f"{outstanding} jobs are outstanding: wait for one, or raise max_outstanding", True)
             self._futures[job.id] = job
         # Tells the client's thread when the job is cancelled. Not a callback of the caller's.
-        Future.add_done_callback(job, lambda _: self._events.put(job))
+        Future.add_done_callback(job, self._note_done)
         self._events.put(job)
         return job
+
+    def _note_done(self, job: Future[np.ndarray]) -> None:
+        if isinstance(job, Job):
+            self._events.put(job)
 
     def refine(self, pixels: np.ndarray, snr_db: float | None = None, refiner: str = "mini", **options: Any) -> np.ndarray:
         """`submit`, then waits for the refined pixels. Raises RefineError, and RefineTimeout after the deadline."""
@@ -314,10 +320,10 @@ class RefineClient:
                 self._jobs.add(job._request, job._submitted)
             return
         with self._lock:
-            self._futures.pop(job.id, None)
+            known = self._futures.pop(job.id, None) is not None
         self._outcomes.pop(job.id, None)
         pending = self._jobs.remove(job.id)
-        if job.cancelled():
+        if job.cancelled() and known:
             with suppress(InvalidStateError, RuntimeError):
                 job.set_running_or_notify_cancel()
             if pending is not None and pending.is_with_server:
