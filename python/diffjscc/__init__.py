@@ -20,6 +20,7 @@ from .jscc_sink import jscc_sink
 from .jscc_source import jscc_source
 from .jscc_tx import jscc_tx
 from .local_refinement import LocalRefinement
+from .qt_image_view import qt_image_view
 from .refine_client import refine_client
 from .remote_refinement import RemoteRefinement
 
@@ -37,5 +38,6 @@ __all__ = [
     "jscc_sink",
     "jscc_source",
     "jscc_tx",
+    "qt_image_view",
     "refine_client",
 ]

@@ -14,7 +14,7 @@ from diffjscc.images import find_images, read_image
 from diffjscc.symbols import Symbols
 
 from .counters import Counters
-from .pdus import HEADER_TAG, LENGTH_TAG, header_to_pmt, image_from_pdu
+from .pdus import HEADER_TAG, LENGTH_TAG, header_to_pmt, image_from_pdu, image_to_pdu
 from .setters import refuses_bad_values
 from .threads import start_thread
 from .transmitter import Transmitter
@@ -49,7 +49,8 @@ class jscc_source(gr.sync_block):
 
     Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files.
     Output: complex symbols, mean |y|² = 1 over each image, one burst an image, K = R·W·H for sides that are multiples
-    of 16. A burst's first symbol carries the tags ``image_header`` (the fields of ImageHeader) and ``packet_len``.
+    of 16. A burst's first symbol carries the tags ``image_header`` (the fields of ImageHeader) and ``packet_len``. Message port
+    ``originals``: PDUs of the images as they are encoded, under the image_id that they are sent with, for qt_image_view.
 
     source       a file, a folder or a glob; "" for images from the message port alone
     repeat       start over after the last file; without it the flowgraph ends there
@@ -101,6 +102,8 @@ class jscc_source(gr.sync_block):
         self._waiting, self._encoding, self._steps = collections.deque(), None, 0
         self._ready = collections.deque()
         self._sending, self._burst = None, np.zeros(0, np.complex64)
+        self._originals = pmt.intern("originals")
+        self.message_port_register_out(self._originals)
         self.message_port_register_in(pmt.intern("images"))
         self.set_msg_handler(pmt.intern("images"), self._take_pdu)
 
@@ -244,7 +247,11 @@ class jscc_source(gr.sync_block):
             if pixels is None:
                 self._pass = None
                 return None
-            return self._transmitter.encode(pixels, self._enough)
+            symbols = self._transmitter.encode(pixels, self._enough)
+            # Making a PDU of an image takes some tens of milliseconds.
+            if not pmt.is_null(self.message_subscribers(self._originals)):
+                self.message_port_pub(self._originals, image_to_pdu(pixels, {"image_id": symbols.header.image_id}))
+            return symbols
         except Exception as error:
             self._skip(error)
             return None

@@ -6,10 +6,15 @@ symbol PDU   metadata (the fields of `ImageHeader`, and snr_db once received) ·
 burst        the fields of `ImageHeader` as a dictionary, in a tag on the first symbol
 """
 
+import struct
+
 import numpy as np
 import pmt
 
 from diffjscc.symbols import MAX_PIXELS, ImageHeader
+
+#: How a serialised u8vector begins: uniform vector, of bytes; then its length and one byte of padding (pmt_serialize.cc).
+_U8VECTOR, _LENGTH_AND_PADDING = b"\x0a\x00", struct.Struct(">IBx")
 
 #: Key of the tag that carries a burst's ImageHeader.
 HEADER_TAG = pmt.intern("image_header")
@@ -54,8 +59,7 @@ def metadata_from_pmt(message):
 def image_to_pdu(pixels, metadata):
     """uint8 (H, W, 3) and a dict → image PDU; width and height are filled in."""
     height, width = pixels.shape[:2]
-    body = pmt.init_u8vector(pixels.size, np.ascontiguousarray(pixels).reshape(-1))
-    return pmt.cons(pmt.to_pmt({**metadata, "width": width, "height": height}), body)
+    return pmt.cons(pmt.to_pmt({**metadata, "width": width, "height": height}), _u8vector(pixels.tobytes()))
 
 
 def image_from_pdu(message):
@@ -70,8 +74,19 @@ def image_from_pdu(message):
     size = pmt.length(body)
     if min(width, height) < 1 or width * height > MAX_PIXELS or size != width * height * 3:
         raise ValueError(f"image PDU says {width}×{height} but holds {size} bytes: expected width × height × 3")
-    pixels = np.array(pmt.u8vector_elements(body), np.uint8)
-    return pixels.reshape(height, width, 3), metadata
+    # A copy, so that the pixels may be written to.
+    return np.frombuffer(_u8vector_bytes(body), np.uint8).reshape(height, width, 3).copy(), metadata
+
+
+def _u8vector(data):
+    """bytes → u8vector. PMT's own functions take and give lists of numbers, which for an image lasts tenths of a second."""
+    return pmt.deserialize_str(_U8VECTOR + _LENGTH_AND_PADDING.pack(len(data), 1) + data)
+
+
+def _u8vector_bytes(vector):
+    """u8vector → bytes."""
+    serialised = pmt.serialize_str(vector)
+    return memoryview(serialised)[len(serialised) - pmt.length(vector) :]
 
 
 def symbols_to_pdu(values, metadata):

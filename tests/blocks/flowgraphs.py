@@ -26,6 +26,18 @@ class MessageSink(gr.basic_block):
         return [image_from_pdu(message) for message in self.messages]
 
 
+class MessageSource(gr.basic_block):
+    """Publishes what a test gives it, while its flowgraph runs."""
+
+    def __init__(self):
+        gr.basic_block.__init__(self, name="message_source", in_sig=None, out_sig=None)
+        self._port = pmt.intern("out")
+        self.message_port_register_out(self._port)
+
+    def publish(self, message):
+        self.message_port_pub(self._port, message)
+
+
 class SymbolSource(gr.sync_block):
     """Sends complex symbols with tags [(offset, key, value), …], in windows as small as ``chunk``, then ends."""
 

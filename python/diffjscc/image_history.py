@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The last received images with what belongs to them: the refined image, the original, and what was measured."""
+
+import collections
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Images that the course of the SNR shows.
+COURSE = 200
+
+#: Originals that wait for their images.
+ORIGINALS = 16
+
+
+@dataclass
+class Reception:
+    """One image: pixels uint8 (H, W, 3) by stage ("initial", "refined", "original"), and its PDU's metadata."""
+
+    number: int
+    metadata: dict
+    pixels: dict = field(default_factory=dict)
+
+    def psnr_db(self, stage):
+        """PSNR of a stage, dB; None where the original is unknown, or of another size."""
+        shown, original = self.pixels.get(stage), self.pixels.get("original")
+        if shown is None or original is None or shown.shape != original.shape:
+            return None
+        # Here, because importing the blocks does not import torch.
+        from diffjscc.images import to_tensor
+        from diffjscc.metrics import psnr
+
+        return psnr(to_tensor(shown), to_tensor(original))
+
+
+class ImageHistory:
+    """Keeps the newest images, whichever thread brings them.
+
+    length  how many images are kept
+    """
+
+    def __init__(self, length):
+        self._lock = threading.Lock()
+        self._receptions = collections.deque(maxlen=length)
+        self._originals = collections.OrderedDict()
+        self._course = collections.deque(maxlen=COURSE)
+        self._number = 0
+
+    def add(self, pixels, metadata):
+        """A received image. The initial and the refined one of an image_id are one entry, whichever comes first."""
+        stage = "refined" if metadata.get("stage") == "refined" else "initial"
+        image_id = metadata.get("image_id")
+        with self._lock:
+            reception = self._find(image_id, without=stage)
+            if reception is None:
+                self._number += 1
+                reception = Reception(self._number, metadata)
+                self._receptions.append(reception)
+                if image_id is not None and image_id in self._originals:
+                    reception.pixels["original"] = self._originals[image_id]
+                if isinstance(metadata.get("snr_db"), (int, float)) and np.isfinite(metadata["snr_db"]):
+                    self._course.append(float(metadata["snr_db"]))
+            reception.pixels[stage] = pixels
+
+    def add_original(self, pixels, metadata):
+        """An image as it was before it was sent, under the image_id that it is sent with."""
+        image_id = metadata.get("image_id")
+        with self._lock:
+            self._originals.pop(image_id, None)
+            self._originals[image_id] = pixels
+            while len(self._originals) > ORIGINALS:
+                self._originals.popitem(last=False)
+            reception = self._find(image_id, without="original")
+            if reception is not None:
+                reception.pixels["original"] = pixels
+
+    def newest(self):
+        """The newest image, or None."""
+        with self._lock:
+            return self._receptions[-1] if self._receptions else None
+
+    def all(self):
+        """Every image that is kept, the oldest first."""
+        with self._lock:
+            return list(self._receptions)
+
+    def snr_course(self):
+        """SNRs of the last images, dB, the oldest first."""
+        with self._lock:
+            return list(self._course)
+
+    def _find(self, image_id, without):
+        """The newest image of this id that lacks a stage."""
+        if image_id is None:
+            return None
+        for reception in reversed(self._receptions):
+            if reception.metadata.get("image_id") == image_id:
+                return reception if without not in reception.pixels else None
+        return None
