@@ -69,8 +69,8 @@ class RemoteRefinement(Refinement):
 
     def attach(self, publish, warn, queue_size, on_full):
         super().attach(publish, warn, queue_size, on_full)
-        # Refined images are published, and may be written, in a thread of their own: the client's thread must go on to answer
-        # the service. There are never more of them than images on their way, so that there is always room.
+        # Refined images are published, and may be written, in a thread of their own: the client's callbacks for other images
+        # must not wait for a disk. There are never more of them than images on their way, so that there is always room.
         self._delivery = Worker(self._result, self._deliver, self._undeliverable, self._undelivered, self._size)
 
     @property
@@ -119,9 +119,10 @@ class RemoteRefinement(Refinement):
                 return
             with self._changed:
                 oldest = next(iter(self._jobs), None)
-            if oldest is not None and not oldest.cancel():
-                # The job finished between the two checks; its callback has yet to run.
-                time.sleep(0.001)
+            if oldest is not None:
+                oldest.cancel()
+                # Its callback makes room, in another thread.
+                self._has_room(PATIENCE)
         client = self._client
         if self._stopping or client is None:
             self._fail(metadata, "stopped", "the flowgraph stops")
@@ -157,7 +158,7 @@ class RemoteRefinement(Refinement):
         with self._changed:
             return self._changed.wait_for(lambda: len(self._jobs) < self._size or self._stopping, timeout)
 
-    # In the client's thread, which must not wait.
+    # In the client's thread for callbacks.
 
     def _ended(self, job):
         metadata = self._jobs[job]

@@ -23,8 +23,8 @@ from diffjscc.serve.server import Server
 
 
 class DeadlyStub(Stub):
-    def __init__(self, seconds, each, folder):
-        super().__init__(seconds, each, any_seed=folder is None)
+    def __init__(self, seconds, each, folder, any_seed):
+        super().__init__(seconds, each, any_seed or folder is None)
         self._folder = folder
 
     def prepare(self):
@@ -33,7 +33,7 @@ class DeadlyStub(Stub):
 
     def run(self, batch, on_step, pause):
         self._note("begun", batch)
-        if self._folder and any(item.seed == 30 for item in batch.items):
+        if self._folder and not self._any_seed and any(item.seed == 30 for item in batch.items):
             os.kill(os.getpid(), signal.SIGKILL)
         refined = super().run(batch, on_step, pause)
         self._note("completed", batch)
@@ -52,10 +52,11 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.005)
     parser.add_argument("--each", type=float, default=0.0)
     parser.add_argument("--max-batch", type=int, default=1)
+    parser.add_argument("--any-seed", action="store_true", help="seeds mean nothing")
     parser.add_argument("--folder", type=Path, help="where workers write notes; without it they write none, and seeds mean nothing")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    make = partial(DeadlyStub, arguments.seconds, arguments.each, arguments.folder)
+    make = partial(DeadlyStub, arguments.seconds, arguments.each, arguments.folder, arguments.any_seed)
     server = Server(
         RayBackend(make, arguments.count, address=arguments.ray),
         "tcp://127.0.0.1:*",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 
 import numpy as np
@@ -65,6 +66,9 @@ class Batcher:
         self._waiting: dict[Hashable, Work] = {}
         self._bytes: dict[Hashable, int] = {}
         self._to_compute, self._to_decode = Turns(), Turns()
+        # Items whose image is not decoded, and a time before which no deadline passes: most turns of the server find nothing here.
+        self._encoded: set[Hashable] = set()
+        self._earliest = math.inf
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -89,6 +93,8 @@ class Batcher:
         self._waiting[work.key] = work
         self._shares.setdefault(share, {})[work.key] = work
         self._bytes[share] = self._bytes.get(share, 0) + work.size
+        self._encoded.add(work.key)
+        self._earliest = min(self._earliest, work.deadline)
         work.state = State.QUEUED
         return leaving
 
@@ -125,9 +131,12 @@ class Batcher:
         """Sets the pixels of an item, which can join a batch from now on. Ignored where the item has left the queue."""
         if (work := self._waiting.get(key)) is not None:
             work.pixels, work.ready, work.state = pixels, now, State.QUEUED
+            self._encoded.discard(key)
 
     def next_to_decode(self, largest: int) -> Work | None:
         """The next item whose image, of at most ``largest`` bytes of pixels, is to be decoded. Clients take turns in this too."""
+        if not self._encoded:
+            return None
         ahead = sum(work.size for work in self._waiting.values() if work.pixels is not None or work.state is State.DECODING)
         if ahead >= DECODED_BYTES:
             return None
@@ -145,6 +154,7 @@ class Batcher:
         if work is not None:
             share = work.client.share
             del self._shares[share][key]
+            self._encoded.discard(key)
             self._bytes[share] -= work.size
             if not self._shares[share]:
                 del self._shares[share], self._bytes[share]
@@ -155,7 +165,16 @@ class Batcher:
 
     def take_expired(self, now: float) -> list[Work]:
         """Removes and returns the items whose deadline has passed: they are not started."""
-        return self._take([work for work in self._waiting.values() if work.deadline <= now])
+        if now < self._earliest:
+            return []
+        expired = self._take([work for work in self._waiting.values() if work.deadline <= now])
+        self._earliest = min((work.deadline for work in self._waiting.values()), default=math.inf)
+        return expired
+
+    def postpone(self, work: Work, deadline: float) -> None:
+        """Gives an item another deadline, whether or not it is in the queue."""
+        work.deadline = deadline
+        self._earliest = min(self._earliest, deadline)
 
     def take_batch(self, now: float, largest: int | None = None) -> list[Work]:
         """Removes and returns the next batch, empty where none is due; ``largest``: pixels of its images at most.

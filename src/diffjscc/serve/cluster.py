@@ -351,8 +351,8 @@ class WorkerHandle:
         self.host, self.finished = "", False
         self.memory: dict[str, float] = {}
         self.loaded: tuple[str, ...] = ()
-        # When it last gave a sign of life; none before its first one.
-        self._heard = math.inf
+        # Whether it has given a sign of life, and seconds that were spent waiting for the next one.
+        self._alive, self._waited = False, 0.0
 
     def prepare(self) -> tuple[str, int]:
         """Waits until the worker is ready; returns its machine and process."""
@@ -391,12 +391,12 @@ class WorkerHandle:
 
     def _next_events(self) -> list[Stepped | Beat]:
         events = self._ray.get(self._events)
-        self._heard = time.monotonic()
+        self._alive, self._waited = True, 0.0
         self._events = self._call("next_events")
         return [_copied(event) if isinstance(event, Stepped) else event for event in events]
 
     def _check_silence(self) -> None:
-        if time.monotonic() - self._heard > SILENCE:
+        if self._alive and self._waited > SILENCE:
             raise TimeoutError(f"worker on {self.host} has been silent for {SILENCE:.0f} s")
 
     def kill(self) -> None:
@@ -410,7 +410,11 @@ class WorkerHandle:
         """The first of ``answers`` that is ready; empty where none is in time."""
         if self._closing.is_set():
             raise Closed
-        return self._ray.wait(answers, num_returns=1, timeout=seconds)[0]
+        start = time.monotonic()
+        ready = self._ray.wait(answers, num_returns=1, timeout=seconds)[0]
+        # Where this process itself was held up, the worker may have been heard meanwhile.
+        self._waited += min(2 * TICK, time.monotonic() - start)
+        return ready
 
 
 class Worker:

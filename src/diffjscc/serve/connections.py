@@ -47,12 +47,7 @@ class Connections:
     def __len__(self) -> int:
         return len(self._marks)
 
-    @property
-    def monitor(self) -> zmq.Socket:
-        """Readable when a connection comes or goes."""
-        return self._monitor
-
-    def follow(self) -> None:
+    def _follow(self) -> None:
         """Takes note of the connections that came and went."""
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)
@@ -74,6 +69,7 @@ class Connections:
         if now - self._checked < CHECK_SECONDS:
             return
         self._checked = now
+        self._follow()
         for descriptor, mark in list(self._marks.items()):
             received = _received(descriptor)
             if descriptor in self._completed:

@@ -59,6 +59,7 @@ class Metrics:
         self._refiners, self._load, self._health = frozenset(refiners), load, health
         self.started = time.time()
         self._lock = Lock()
+        self._successes: dict[tuple[str, str], tuple[Counter, Histogram, Counter]] = {}
         self._latencies: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._errors: deque[tuple[float, str, str, str]] = deque(maxlen=ERRORS)
         self.registry = registry = CollectorRegistry()
@@ -141,18 +142,29 @@ class Metrics:
     def succeeded(self, refiner: str, client: Client, seconds: float, pixels: int) -> None:
         """Counts a request whose refined image was sent, ``seconds`` after the request was received."""
         refiner = self._label(refiner)
-        self._requests.labels("ok", refiner, client.label).inc()
-        self._duration.labels(refiner, client.label).observe(seconds)
-        self._pixels.labels(refiner).inc(pixels)
+        ok, duration, refined = self._of_success(refiner, client.label)
+        ok.inc()
+        duration.observe(seconds)
+        refined.inc(pixels)
         with self._lock:
             self._latencies.append((time.monotonic(), seconds))
+
+    def _of_success(self, refiner: str, client: str) -> tuple[Counter, Histogram, Counter]:
+        """The metrics of requests that are answered with an image; looking them up takes longer than counting."""
+        found = self._successes.get((refiner, client))
+        if found is None:
+            labels = refiner, client
+            found = self._requests.labels("ok", *labels), self._duration.labels(*labels), self._pixels.labels(refiner)
+            self._successes[labels] = found
+        return found
 
     def started_batch(self, refiner: str, waits: list[float]) -> None:
         """A batch is given to the refiner, after its items have waited so many seconds."""
         self._images.labels(refiner).inc(len(waits))
         self._batch_size.labels(refiner).observe(len(waits))
+        wait = self._wait.labels(refiner)
         for seconds in waits:
-            self._wait.labels(refiner).observe(seconds)
+            wait.observe(seconds)
 
     def finished_batch(self, refiner: str, seconds: float) -> None:
         self._batch_duration.labels(refiner).observe(seconds)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections import OrderedDict, deque
@@ -152,9 +151,10 @@ class Router:
     def has_keys(self) -> bool:
         return self._allowed is not None
 
-    def sockets(self) -> list[zmq.Socket]:
-        """Those to wait for."""
-        return [self._socket] if self._connections is None else [self._socket, self._connections.monitor]
+    @property
+    def socket(self) -> zmq.Socket:
+        """The one to wait for."""
+        return self._socket
 
     def connections(self) -> int:
         return 0 if self._connections is None else len(self._connections)
@@ -240,10 +240,8 @@ class Router:
 
     def watch_connections(self) -> None:
         """Ends the connections that send without end. To be called when `receive` has returned None."""
-        if self._connections is not None:
-            self._connections.follow()
-            if not self.is_behind:
-                self._connections.check()
+        if self._connections is not None and not self.is_behind:
+            self._connections.check()
 
     # Sending.
 
@@ -253,7 +251,7 @@ class Router:
         A copy of the request that was on its way over an older connection may have arrived last. That connection is gone, or
         about to be: newest is the one that was accepted last.
         """
-        ordered = sorted(reversed(askers), key=age_of, reverse=True)
+        ordered = sorted(reversed(askers), key=age_of, reverse=True) if len(askers) > 1 else askers
         self._send_to_first(tuple(ordered), reply)
 
     def send(self, peer: bytes, frames: Frames) -> None:
@@ -324,7 +322,7 @@ class Router:
         if self.is_behind:
             return 0.0
         # Connections have to be watched, whether or not they complete a message.
-        return REDELIVERY_SECONDS if self._behind else 2 * CHECK_SECONDS if self.connections() else math.inf
+        return REDELIVERY_SECONDS if self._behind else 2 * CHECK_SECONDS
 
     def _try(self, peer: Peer, reply: Frames | Cached) -> bool | None:
         """Whether the reply was sent; None where the client has to read first; False where it is gone."""

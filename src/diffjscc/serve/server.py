@@ -233,7 +233,7 @@ class Server:
             if self._page:
                 logger.info("status on %s", self._page.address)
             poller = zmq.Poller()
-            for socket in (*self._router.sockets(), self._events.fileno()):
+            for socket in (self._router.socket, self._events.fileno()):
                 poller.register(socket, zmq.POLLIN)
             while not self._has_ended():
                 poller.poll(math.ceil(1000 * self._seconds_to_wait()))
@@ -371,7 +371,7 @@ class Server:
             self._count("repeated", request, peer)
             # Its first connection may be gone. The retry's deadline is the client's current one.
             work.asked_by(peer.id)
-            work.deadline = now + request.deadline
+            self._batcher.postpone(work, now + request.deadline)
             work.request = replace(work.request, progress=request.progress, preview=request.preview)
             self._router.send(peer.id, encode(Accepted(id=request.id)))
             return

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 
@@ -66,13 +67,13 @@ class Work:
     reported: float = -1.0
     step: int = 0
 
-    @property
+    @cached_property
     def kind(self) -> tuple:
         """Requests of one kind can be computed in one batch."""
         r = self.request
         return r.refiner, r.steps, r.sampler, r.width, r.height, r.prompt is None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of pixels."""
         return self.request.width * self.request.height * CHANNELS
