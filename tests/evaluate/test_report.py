@@ -19,9 +19,9 @@ def report(images, tmp_path_factory):
     sweep = build_sweep(
         {
             "systems": {
-                "dark": {"system": "toy", "grey": 0.2},
+                "dark": {"system": "deepjscc", "grey": 0.2},
                 "light": {"system": "toy", "grey": 0.9},
-                "cliff </script><b>": {"system": "toy", "cliff_db": 5},
+                "cliff </script><b>": {"system": "separate", "cliff_db": 5},
             },
             "rates": ["1/64", "1/16"],
             "snrs_db": [1, 7, 13],
@@ -140,6 +140,15 @@ def test_a_click_on_a_heading_sorts_the_table_and_what_has_no_value_comes_last(b
     )
     assert browser.run("document.querySelectorAll('#points tbody tr').length") == 2
     assert browser.errors == []
+
+
+def test_the_page_says_where_joint_coding_loses(browser):
+    verdict = browser.run("document.getElementById('verdicts').textContent")
+    assert verdict.startswith("In PSNR dark loses to cliff </script><b> at 4 of the 4 points where both send something: by ")
+    gains = browser.run("[...document.querySelectorAll('#pairs tbody tr')].map((row) => row.cells[7].textContent)")
+    assert gains[0] == gains[3] == "—" and all(float(gains[i]) < -3 for i in (1, 2, 4, 5))
+    bar = browser.run("document.querySelectorAll('.bar')[1].style.right + document.querySelectorAll('.bar')[1].style.left")
+    assert bar == "50%"
 
 
 def test_nothing_is_wider_than_a_small_window(report, tmp_path):

@@ -107,6 +107,7 @@ def _refuse(arguments: argparse.Namespace, names: Sequence[str], why: str) -> No
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
+    from ..evaluate.duels import duels, verdicts
     from ..evaluate.plan import load_sweep
     from ..evaluate.table import markdown_summary
 
@@ -123,6 +124,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         print(json.dumps([_finite(row) for row in results.summary], indent=2, ensure_ascii=False))
     else:
         print(markdown_summary(results.summary))
+        for line in verdicts(duels(sweep, results.rows)):
+            print(f"\n{line}")
     return 1 if results.failures else 0
 
 

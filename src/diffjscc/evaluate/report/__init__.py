@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A sweep as one page that a browser opens from a file: curves, table, and images side by side. Nothing else is loaded.
 
-The page's parts lie beside this module: page.html, style.css, and the scripts data.js, curves.js, table.js and wall.js.
+The page's parts lie beside this module: page.html, style.css, and the scripts data.js, curves.js, table.js, duels.js and wall.js.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import html
 import io
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from ...errors import one_line
 from ...images import read_image
+from ..duels import duels, verdicts
 from ..journal import write_whole
 from ..run import Results
 from ..table import HEADINGS, LOWER_IS_BETTER, measured_columns
@@ -25,7 +27,7 @@ from ..table import HEADINGS, LOWER_IS_BETTER, measured_columns
 #: Quality of the originals as WebP, and their longest side, pixels.
 ORIGINAL_QUALITY, LONGEST_SIDE = 88, 1600
 
-SCRIPTS = ("data.js", "curves.js", "table.js", "wall.js")
+SCRIPTS = ("data.js", "curves.js", "table.js", "duels.js", "wall.js")
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -72,7 +74,9 @@ def page_data(results: Results) -> dict[str, Any]:
     points   the summary's rows, with null for what was not measured
     images   [{name, width, height, original, received: {point: {blob, …}}}], where a point is a number of ``points``
     blobs    data URIs; equal images share one
+    duels    joint coding against separate coding, see `duels.Duel`; verdicts: the same in sentences
     """
+    made = duels(results.sweep, results.rows)
     metrics = [
         {"key": name, "label": HEADINGS[name][0], "digits": int(HEADINGS[name][1][1]), "lower": name in LOWER_IS_BETTER}
         for name in measured_columns(results.summary)
@@ -114,6 +118,8 @@ def page_data(results: Results) -> dict[str, Any]:
         "metrics": metrics,
         "systems": list(sweep.systems),
         "points": [{name: _finite(value) for name, value in row.items()} for row in results.summary],
+        "duels": [{name: _finite(value) for name, value in asdict(duel).items()} for duel in made],
+        "verdicts": verdicts(made),
         "images": images,
         "blobs": blobs.uris,
         "notes": [*results.missing, *([f"{len(results.failures)} rows are missing."] if results.failures else [])],
