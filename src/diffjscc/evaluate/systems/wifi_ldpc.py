@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 #: Rows and columns of a block of the prototypes.
 LIFTING = 81
@@ -70,15 +69,15 @@ def prototype(rate: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def parity_check_matrix(rate: str) -> csr_matrix:
-    """H, (1944 · (1 − rate), 1944), of zeros and ones."""
+def parity_check_matrix(rate: str) -> np.ndarray:
+    """H, float32 (1944 · (1 − rate), 1944), of zeros and ones."""
     shifts = prototype(rate)
     row, column = np.nonzero(shifts >= 0)
     inner = np.arange(LIFTING)
-    rows = row[:, None] * LIFTING + inner
-    columns = column[:, None] * LIFTING + (inner + shifts[row, column][:, None]) % LIFTING
-    shape = len(shifts) * LIFTING, BLOCK_BITS
-    return csr_matrix((np.ones(rows.size, np.float32), (rows.ravel(), columns.ravel())), shape)
+    matrix = np.zeros((len(shifts) * LIFTING, BLOCK_BITS), np.float32)
+    matrix[row[:, None] * LIFTING + inner, column[:, None] * LIFTING + (inner + shifts[row, column][:, None]) % LIFTING] = 1
+    matrix.setflags(write=False)
+    return matrix
 
 
 def encode(rate: str, bits: np.ndarray) -> np.ndarray:
