@@ -273,6 +273,21 @@ def test_a_channel_that_does_not_exist_is_refused(name, image):
         build_system(SPECS[name]).send(image, BUDGET, 1.0, "agwn", 0)
 
 
+@pytest.mark.parametrize("name", ["deepjscc", "separate", "capacity", "softcast", "diffjscc"])
+def test_what_no_system_can_use_is_refused_in_one_line(name, image):
+    system = build_system(SPECS[name])
+    for changed, message in (
+        ({"budget": 0}, "budget = 0: must be at least 1"),
+        ({"snr_db": float("nan")}, "snr_db = nan is not an SNR"),
+        ({"snr_db": float("inf")}, "snr_db = inf is not an SNR"),
+        ({"image": image * float("nan")}, "image holds NaN"),
+        ({"image": image[:, :20]}, "image is 256×20 pixels"),
+        ({"image": image[0]}, "image is torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            system.send(**{"image": image, "budget": BUDGET, "snr_db": 1.0, "channel": "awgn", "seed": 0} | changed)
+
+
 @pytest.mark.parametrize(("package", "spec"), [("sionna", "separate"), ("av", "capacity")])
 def test_a_package_that_is_not_installed_is_named_with_the_remedy(package, spec):
     code = f"""

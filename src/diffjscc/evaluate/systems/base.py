@@ -10,7 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ...symbols import BLOCK, ImageHeader, check_rate, parse_rate
+from ...fields import nearest
+from ...symbols import BLOCK, ImageHeader, check_image_size, check_rate, parse_rate, parse_snr_db
 
 #: What lies between sender and receiver. "awgn" and "rayleigh" are ideal symbol channels (`diffjscc.channel`); "flowgraph" is
 #: GNU Radio's channel model; "air" is the whole air interface, with echoes and offsets.
@@ -50,9 +51,24 @@ class System(Protocol):
         channel  one of `CHANNELS`
         seed     of noise and fading
 
-        Raises ValueError for a channel that the system does not support, and for a budget that none of its rates uses.
+        Raises ValueError for what `check_transmission` refuses, a channel that needs GNU Radio where there is none, and a budget
+        that none of the system's rates uses.
         """
         ...
+
+
+def check_transmission(image: Tensor, budget: int, snr_db: float, channel: str) -> None:
+    """Raises ValueError, one line, for an image, a budget, an SNR or a channel that no system can use."""
+    if channel not in CHANNELS:
+        raise ValueError(f"no channel is called '{channel}'{nearest(channel, CHANNELS)}; there are {', '.join(CHANNELS)}")
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ValueError(f"image is {image.dtype} {tuple(image.shape)}: expected float (3, H, W)")
+    check_image_size(image.shape[2], image.shape[1])
+    if not image.isfinite().all():
+        raise ValueError("image holds NaN or infinite values: expected RGB in [0, 1]")
+    if budget < 1:
+        raise ValueError(f"budget = {budget}: must be at least 1 channel use")
+    parse_snr_db(snr_db)
 
 
 def rate_of_budget(image: Tensor, budget: int, codec: str, rates: Sequence[Fraction]) -> Fraction:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...fields import Fields
 from ...images import to_pixels, to_tensor
 from ...snr import noise_variance
-from .base import Sent
+from .base import Sent, check_transmission
 from .image_codecs import encode_within, find_image_codec
 from .transports import draw_fading
 
@@ -40,6 +40,7 @@ class Capacity(Fields):
 
     def send(self, image: Tensor, budget: int, snr_db: float, channel: str, seed: int) -> Sent:
         """As `System.send`."""
+        check_transmission(image, budget, snr_db, channel)
         gain = abs(draw_fading(channel, seed)) ** 2
         capacity = math.log2(1 + gain / noise_variance(float(snr_db)))
         bits = math.floor(budget * capacity)

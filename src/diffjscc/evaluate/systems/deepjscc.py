@@ -15,8 +15,8 @@ from ...codec import Codec
 from ...fields import Fields
 from ...hub import DEFAULT_CODEC, load_codec
 from ...symbols import MAX_EFFORT
-from .base import Sent, rate_of_budget
-from .transports import check_channel, draw_fading, transport
+from .base import Sent, check_transmission, rate_of_budget
+from .transports import draw_fading, transport
 
 DTYPES = ("float32", "bfloat16")
 
@@ -56,7 +56,7 @@ class DeepJSCC(Fields):
 
     def send(self, image: Tensor, budget: int, snr_db: float, channel: str, seed: int) -> Sent:
         """As `System.send`; the budget must be that of one of the codec's rates."""
-        check_channel(channel)
+        check_transmission(image, budget, snr_db, channel)
         codec = self._load()
         rate = rate_of_budget(image, budget, codec.name, codec.rates)
         symbols = codec.encode(image, snr_db, rate, fading=draw_fading(channel, seed), effort=self.effort)

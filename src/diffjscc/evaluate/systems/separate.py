@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...fields import Fields, nearest
 from ...images import to_pixels, to_tensor
-from .base import Sent
+from .base import Sent, check_transmission
 from .channel_codes import CODES, MAX_LLR, Block, check_sionna, find_code
 from .error_rates import Configuration, find_best
 from .image_codecs import Encoded, encode_within, find_image_codec
 from .image_codecs.base import salvaged
 from .modulation import CONSTELLATIONS, demodulate, find_bits_per_symbol, modulate
-from .transports import RADIO_CHANNELS, carry, check_channel, find_radio
+from .transports import RADIO_CHANNELS, carry, find_radio
 
 #: Values of ``code`` that leave the choice to `error_rates.find_best`, and the beginnings of the codes that it chooses from.
 SEARCHES = {"best": "", "best-wifi": "wifi-", "best-nr": "nr-"}
@@ -73,7 +73,7 @@ class Separate(Fields):
 
     def send(self, image: Tensor, budget: int, snr_db: float, channel: str, seed: int) -> Sent:
         """As `System.send`."""
-        check_channel(channel)
+        check_transmission(image, budget, snr_db, channel)
         pixels = to_pixels(image)
         codec = find_image_codec(self.image_codec)
         details: dict[str, Any] = {"image_codec": codec.name}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import extra
 from ...fields import Fields
-from .base import Sent
+from .base import Sent, check_transmission
 from .image_codecs.base import pad_even
 from .transports import carry
 
@@ -43,6 +43,7 @@ class SoftCast(Fields):
 
     def send(self, image: Tensor, budget: int, snr_db: float, channel: str, seed: int) -> Sent:
         """As `System.send`."""
+        check_transmission(image, budget, snr_db, channel)
         height, width = image.shape[-2:]
         pixels = pad_even(image.movedim(0, -1).double().cpu().numpy(), self.chunks, self.chunks)
         values = self._split(pixels)

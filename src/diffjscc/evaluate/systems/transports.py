@@ -17,7 +17,6 @@ from torch import Tensor
 from ...channel import CHANNELS as SYMBOL_CHANNELS
 from ...channel import draw_gain, transmit, transmit_values
 from ...errors import one_line
-from ...fields import nearest
 from ...symbols import Reception, Symbols
 from .base import CHANNELS, header_of_budget
 
@@ -44,16 +43,12 @@ class Radio(Protocol):
 
 
 def draw_fading(channel: str, seed: int) -> complex:
-    """The flat gain that both ends know: that of "rayleigh", and 1 for every other channel.
-
-    Raises ValueError for a channel that does not exist.
-    """
-    check_channel(channel)
+    """The flat gain that both ends know: that of "rayleigh", and 1 for every other channel."""
     return draw_gain(channel, seed) if channel in SYMBOL_CHANNELS else 1.0
 
 
 def transport(symbols: Symbols, channel: str, snr_db: float, seed: int) -> Reception:
-    """Sends symbols over one of `CHANNELS`. Raises ValueError where it does not exist, or needs GNU Radio and there is none."""
+    """Sends symbols over one of `CHANNELS`. Raises ValueError where it needs GNU Radio and there is none."""
     if channel in RADIO_CHANNELS:
         return find_radio(channel).send_symbols(symbols, snr_db, seed)
     return transmit(symbols, snr_db, draw_fading(channel, seed), seed)
@@ -72,7 +67,6 @@ def carry(values: np.ndarray, image: Tensor, budget: int, channel: str, snr_db: 
 @lru_cache(maxsize=8)
 def find_radio(channel: str) -> Radio:
     """The radio of this name. Raises ValueError where the GNU Radio blocks are not installed or cannot be imported."""
-    check_channel(channel)
     for entry_point in entry_points(group=ENTRY_POINTS, name=channel):
         try:
             return entry_point.load()()
@@ -82,9 +76,3 @@ def find_radio(channel: str) -> Radio:
         f"channel '{channel}' needs this project's GNU Radio blocks, which this Python does not have: "
         "build and install gr-diffjscc, or choose awgn or rayleigh"
     )
-
-
-def check_channel(channel: str) -> None:
-    """Raises ValueError for a channel that does not exist."""
-    if channel not in CHANNELS:
-        raise ValueError(f"no channel is called '{channel}'{nearest(channel, CHANNELS)}; there are {', '.join(CHANNELS)}")
