@@ -68,6 +68,12 @@ def test_the_page_shows_every_part_and_no_script_fails(browser):
 
 
 def test_dragging_the_line_uncovers_the_other_system(browser):
+    # The second system is the separate one until another is chosen.
+    assert browser.run("document.querySelector('.wipe .tag.second').textContent") == "cliff </script><b>"
+    browser.run(
+        "(() => { const s = document.querySelectorAll('#wall-controls select')[1]; s.selectedIndex = 1;"
+        " s.dispatchEvent(new Event('change')); })()"
+    )
     box = browser.box("#wall .wipe")
     left, top, width, height = box
     middle = top + height * 0.6

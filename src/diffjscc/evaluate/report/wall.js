@@ -6,7 +6,7 @@
   const ORIGINAL = "original";
   const systems = [...data.systems, ORIGINAL];
   const state = {
-    first: data.systems[0], second: data.systems[1] ?? ORIGINAL,
+    first: data.systems[0], second: data.duels[0]?.separate ?? data.systems[1] ?? ORIGINAL,
     rate: rates[0], snr: snrs[snrs.length - 1], channel: channels[0],
   };
   const wall = document.getElementById("wall");
