@@ -35,7 +35,7 @@ from diffjscc.serve import RefineClient, RefineError, RefineTimeout
 from diffjscc.serve.keys import generate, load_pair, load_public
 
 #: Clients that ask in turn, and seconds that a request may take. It includes the time that a server takes to start again.
-CLIENTS, DEADLINE = 4, 120.0
+CLIENTS, DEADLINE = 4, 600.0
 
 #: Seconds between two kills, revocations, broken connections and slow readers.
 KILL, REVOKE, CUT, UNREAD = 95.0, 20.0, 7.0, 10.0
@@ -102,7 +102,7 @@ class Soak:
             refined = job.result(DEADLINE + 10)
         except RefineError as error:
             self.count("lost")
-            print(f"lost: {error.code}: {error.message}", flush=True)
+            print(f"lost: {error.code}: {error.message} ({pixels.shape}, {encoding})", flush=True)
             return
         right = refined.shape == pixels.shape if encoding == "jpeg" else np.array_equal(refined, 255 - pixels)
         self.count("refined" if right else "wrong")

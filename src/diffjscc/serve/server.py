@@ -510,9 +510,12 @@ class Server:
 
     def _handle_decoded(self, event: Decoded) -> None:
         work = event.work
-        if not work.is_open or event.outcome is None:
+        if not work.is_open:
             return
-        if isinstance(event.outcome, Refusal):
+        if event.outcome is None:
+            # Given up at a deadline that a retry may have postponed since.
+            work.state = State.QUEUED
+        elif isinstance(event.outcome, Refusal):
             self._batcher.take(work.key)
             self._refuse(work, event.outcome, keep=True)
         else:
