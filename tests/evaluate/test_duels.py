@@ -26,7 +26,8 @@ ROWS = [
 
 
 def test_gains_are_over_the_images_that_both_send():
-    low, middle, high = duels(build_sweep({**SWEEP, "images": "x"}), ROWS)
+    low, middle, high, bound = duels(build_sweep({**SWEEP, "images": "x"}), ROWS)
+    assert (bound.separate, bound.both, bound.gain_db, bound.lost) == ("C", 1, -12.0, True)
     assert (low.both, low.gain_db, low.only_joint, low.rows, low.lost) == (1, 1.0, 1, 2, False)
     assert (middle.both, middle.gain_db, middle.only_joint, middle.lost) == (2, -1.0, 0, True)
     assert (high.both, high.only_joint, high.lost) == (0, 1, False) and math.isnan(high.gain_db)
@@ -34,12 +35,12 @@ def test_gains_are_over_the_images_that_both_send():
 
 def test_it_is_said_where_the_joint_system_loses():
     made = duels(build_sweep({**SWEEP, "images": "x"}), ROWS)
-    assert verdicts(made) == [
+    assert verdicts(made[:3]) == [
         "In PSNR J loses to S at 1 of the 2 points where both send something: "
         "by 1.00 dB at rate 1/64, 7 dB, awgn (2 of 2 transmissions, 0 that only J could send)."
     ]
     assert verdicts(made[:1]) == ["In PSNR J loses to S at 0 of the 1 points where both send something."]
-    assert verdicts(made[2:]) == ["J and S can nowhere be compared: there is no image that both could send."]
+    assert verdicts(made[2:3]) == ["J and S can nowhere be compared: there is no image that both could send."]
     assert "| J | S | awgn | 1/64 | 7 | 2 of 2 | -1.00 | 0 |" in markdown_duels(made)
 
 

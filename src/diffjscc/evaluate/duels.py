@@ -13,9 +13,9 @@ from typing import Any
 
 from .plan import Spec, Sweep
 
-#: Systems that code source and channel jointly, and those that code them separately.
+#: Systems that code source and channel jointly, and those that code them separately; "capacity" bounds the latter.
 JOINT = ("deepjscc", "deepjscc-adv", "diffjscc", "ddnm")
-SEPARATE = ("separate",)
+SEPARATE = ("separate", "capacity")
 
 #: Key of what is compared at one point: channel, rate, SNR in dB.
 Point = tuple[str, str, float]
