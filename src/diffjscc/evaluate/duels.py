@@ -72,8 +72,19 @@ def duels(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Duel]:
 
 def _duel(joint: str, separate: str, point: Point, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Duel:
     gains = [a["psnr_db"] - b["psnr_db"] for a, b in pairs if a["sent"] and b["sent"]]
-    only = [sum(a["sent"] and not b["sent"] for a, b in pairs), sum(b["sent"] and not a["sent"] for a, b in pairs)]
-    return Duel(joint, separate, *point, len(gains), math.fsum(gains) / len(gains) if gains else math.nan, *only, len(pairs))
+    channel, rate, snr_db = point
+    return Duel(
+        joint,
+        separate,
+        channel,
+        rate,
+        snr_db,
+        both=len(gains),
+        gain_db=math.fsum(gains) / len(gains) if gains else math.nan,
+        only_joint=sum(a["sent"] and not b["sent"] for a, b in pairs),
+        only_separate=sum(b["sent"] and not a["sent"] for a, b in pairs),
+        rows=len(pairs),
+    )
 
 
 def _kind(spec: Spec) -> str:
