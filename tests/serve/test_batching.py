@@ -181,6 +181,16 @@ def test_a_task_whose_deadline_has_passed_is_not_started():
     assert keys(batcher.take_expired(2.0)) == [0]
 
 
+def test_a_retry_may_postpone_a_deadline_and_bring_it_forward():
+    batcher = Batcher()
+    works = [task(key, deadline=5.0) for key in range(2)]
+    for work in works:
+        batcher.admit(work)
+    batcher.postpone(works[0], 9.0)
+    batcher.postpone(works[1], 2.0)
+    assert [keys(batcher.take_expired(now)) for now in (1.0, 2.0, 5.0, 9.0)] == [[], [1], [], [0]]
+
+
 def test_a_task_that_is_not_decoded_is_not_started_and_may_leave():
     batcher = Batcher()
     batcher.admit(task(0))

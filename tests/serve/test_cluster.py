@@ -25,7 +25,7 @@ class RayServer(ServerProcess):
 
     def __init__(self, folder, count, address="local"):
         self.folder = folder
-        super().__init__("--folder", folder, "--count", count, "--ray", address, command=STUB)
+        super().__init__("--folder", folder, "--count", count, "--ray", address, command=STUB, timeout=180)
 
     def workers_of(self, seed):
         """Processes that have begun the image of a seed, in order."""

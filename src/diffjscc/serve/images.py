@@ -27,7 +27,8 @@ PNG_LEVEL = 1
 #: Bytes of a file that are decoded at a time; between them the decoder can be stopped.
 READ_BYTES = 4096
 
-#: Seconds after which the decoding of a file is given up. The largest image, 22 megapixels, takes about one.
+#: Seconds of a thread's CPU time after which the decoding of a file is given up: a busy machine does not count. The largest image,
+#: 22 megapixels, takes about one.
 DECODE_SECONDS = 10.0
 
 #: Scans of a JPEG file. Encoders write 10 to 20; each costs a pass over all pixels, however few bytes it has.
@@ -43,12 +44,12 @@ class _Watched(io.BytesIO):
 
     def __init__(self, data: bytes | memoryview, is_wanted: Callable[[], bool]):
         super().__init__(data)
-        self._is_wanted, self._end = is_wanted, time.monotonic() + DECODE_SECONDS
+        self._is_wanted, self._end = is_wanted, time.thread_time() + DECODE_SECONDS
 
     def read(self, size: int | None = -1, /) -> bytes:
         if not self._is_wanted():
             raise Abandoned
-        if time.monotonic() > self._end:
+        if time.thread_time() > self._end:
             raise ValueError(f"image took more than {DECODE_SECONDS:.0f} s to decode: send it as raw, or in a simpler file")
         return super().read(size)
 
