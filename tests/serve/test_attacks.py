@@ -14,8 +14,10 @@ from serve.peers import Peer, RawPeer, Relay, header
 from serve.processes import ServerProcess, image, wait_until
 
 from diffjscc.serve import RefineClient
+from diffjscc.serve.deduplication import DeduplicationCache
 from diffjscc.serve.keys import generate, load_pair, load_public
 from diffjscc.serve.protocol import MAX_IMAGE, VERSION
+from diffjscc.serve.router import Router
 
 #: An image near the limit of 64 MiB: width and height.
 LARGE = (4700, 4700)
@@ -207,6 +209,24 @@ class TestFairness:
 
 
 class TestSlowReaders:
+    def test_small_replies_leave_nothing_behind(self):
+        router = Router("tcp://127.0.0.1:*", None, None, DeduplicationCache(0))
+        try:
+            with Peer(router.address) as client:
+                client.ping()
+                router.socket.poll(10_000)
+                peer, _ = router.receive()
+                for _ in range(100):
+                    router.send(peer.id, [VERSION, b"small"])
+                    router.send(peer.id, [VERSION, b"x" * 100_000])
+                    for _ in range(2):
+                        wait_until(lambda: router.send_again() or client.has_message(0))
+                        client.socket.recv_multipart()
+                # Those of the large ones, until libzmq has let go of them.
+                wait_until(lambda: peer.unsent_bytes() == 0 and not peer.unsent)
+        finally:
+            router.close()
+
     def test_clients_that_do_not_read_cost_little_and_get_one_answer_each_later(self):
         """Each asks for 24 images of 3 MB: 864 MB in all."""
         pixels, count = image(1000, 1000), 24

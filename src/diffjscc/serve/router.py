@@ -344,7 +344,8 @@ class Router:
                 raise
             self._peers.pop(peer.id, None)
             return False
-        if tracker is not None:
+        # Small frames are copied, and their tracker is a constant.
+        if large and tracker is not None:
             peer.unsent.append((tracker, sum(map(len, frames))))
         return True
 
