@@ -133,6 +133,11 @@ def test_a_service_that_is_not_there_costs_no_initial_image_and_one_line(images,
 
 def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(images, tmp_path, warnings):
     """kill -9 while it is busy, thirty images without it, and a new one at the same address."""
+
+    def losses():
+        # A slow disk may be told of too.
+        return [line for line in warnings if "was lost" in line]
+
     server = service("--seconds", "0.3", "--max-batch", "1")
     with Link(images, tmp_path, rate=RATE, address=server.address, deadline=2.0, on_full="drop") as link:
         wait_until(lambda: len(link.refined.messages) >= 2)
@@ -140,13 +145,13 @@ def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(images, tmp_pat
         lost_at = len(link.initial.messages)
         wait_until(lambda: len(link.initial.messages) >= lost_at + 30)
         wait_until(lambda: link.sink.counters()["unrefined"] > 10)
-        assert len(warnings) == 1 and "was lost" in warnings[0]
+        assert len(losses()) == 1
         refined = len(link.refined.messages)
         with service("--bind", server.address) as again:
             wait_until(lambda: len(link.refined.messages) >= refined + 10)
-            assert len(warnings) == 1
+            assert len(losses()) == 1
             again.kill()
-            wait_until(lambda: len(warnings) == 2)
+            wait_until(lambda: len(losses()) == 2)
     assert_none_lost(link)
 
 

@@ -87,7 +87,12 @@ def test_a_sweep_from_the_command_line(images, tmp_path, capsys, monkeypatch):
 def test_a_sweep_that_is_stopped_writes_the_tables_of_what_is_finished(number, images, tmp_path):
     changes = ["systems=[deepjscc]", f"images={images}", "metrics=[psnr]", "repeats=500"]
     command = [sys.executable, "-m", "diffjscc.cli", "evaluate", "figure3", *changes, "--out", tmp_path / "out", "--processes", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def listen():
+        # A job in a shell's background has SIGINT ignored, and so have its children.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     journal = tmp_path / "out" / "journal.jsonl"
     deadline = time.monotonic() + 100
     while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:

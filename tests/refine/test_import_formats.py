@@ -194,7 +194,7 @@ def compressed(path):
 
 class Hostile:
     def __reduce__(self):
-        return (print, ("ran",))
+        return (eval, ("1",))
 
 
 def save(value):
@@ -233,10 +233,10 @@ FILES = {
     "nothing": (save({}), "holds no tensors"),
     "tensors by number": (save({1: torch.zeros(3)}), "holds a tensor whose name is 1, not a line of text"),
     "tensors of two lines": (save({"a\nb": torch.zeros(3)}), r"holds a tensor whose name is 'a\nb', not a line of text"),
-    "code": (save({"a": Hostile()}), "holds print besides tensors, which could run code: refused"),
+    "code": (save({"a": Hostile()}), "holds eval besides tensors, which could run code: refused"),
     "code in the old format": (
         lambda p: torch.save({"a": Hostile()}, p, _use_new_zipfile_serialization=False),
-        "holds print besides tensors, which could run code: refused",
+        "holds eval besides tensors, which could run code: refused",
     ),
 }
 
