@@ -42,7 +42,7 @@ def test_arrows_point_one_way():
         {"refine"},
         {"codec"},
         {"air", "channel", "images"},
-        {"metrics", "symbols", "weights"},
+        {"metrics", "packaged", "ray_cluster", "symbols", "weights"},
         {"errors", "fields", "folders", "lazy", "snr"},
     ]
     level = {name: depth for depth, names in enumerate(layers) for name in names}

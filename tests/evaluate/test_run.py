@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from evaluate.toys import build
 
-from diffjscc.evaluate.plan import build_sweep, load_sweep, sweep_names
+from diffjscc.evaluate.plan import build_sweep, load_sweep
 from diffjscc.evaluate.run import Progress, SweepRun
 from diffjscc.evaluate.table import read_parquet
+from diffjscc.packaged import packaged_names
 
 TABLES = ("table.parquet", "summary.parquet", "summary.csv")
 
@@ -245,6 +246,6 @@ def test_images_of_the_same_name_are_refused(images, tmp_path):
 
 
 def test_every_sweep_of_the_package_is_valid():
-    assert {"figure3", "figure4", "figure6", "figure7"} <= set(sweep_names())
-    for name in sweep_names():
+    assert {"figure3", "figure4", "figure6", "figure7"} <= set(packaged_names("sweeps"))
+    for name in packaged_names("sweeps"):
         assert load_sweep(name).points

@@ -13,8 +13,8 @@ from diffjscc.channel import transmit
 from diffjscc.cli import main
 from diffjscc.hub import load_codec, load_refiner
 from diffjscc.images import read_image, write_image
+from diffjscc.packaged import packaged_names
 from diffjscc.refine import convert
-from diffjscc.train.recipes import recipe_names
 
 TINY = ["steps=2", "batch=2", "crop=32"]
 
@@ -57,7 +57,7 @@ CODECS = {
 
 
 def test_there_is_a_test_for_every_recipe():
-    assert sorted([*CODECS, "vae-mini", "refiner-mini", "control-sd21"]) == recipe_names()
+    assert sorted([*CODECS, "vae-mini", "refiner-mini", "control-sd21"]) == packaged_names("recipes")
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -6,9 +6,10 @@ from dataclasses import fields
 import pytest
 import yaml
 
+from diffjscc.packaged import packaged_folder, packaged_names
 from diffjscc.train import KINDS, recipe_class
 from diffjscc.train.channels import ChannelRecipe
-from diffjscc.train.recipes import as_values, as_yaml, build_recipe, load_recipe, recipe_folder, recipe_names, recipe_summary
+from diffjscc.train.recipes import as_values, as_yaml, build_recipe, load_recipe, recipe_summary
 
 #: Keys that a recipe of a kind cannot do without.
 REQUIRED = {"steps": 1, "batch": 4, "crop": 64}
@@ -85,13 +86,13 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_expected(owner, key, va
 def test_every_recipe_of_the_paper_and_of_the_bundled_models_is_there_and_valid():
     expected = [f"codec-paper-r{r}" for r in (128, 64, 32, 16)]
     expected += ["codec-swin", "codec-rayleigh", "codec-adversarial", "codec-lite", "vae-mini", "refiner-mini", "control-sd21"]
-    assert sorted(expected) == recipe_names()
+    assert sorted(expected) == packaged_names("recipes")
     needed = {"refiner-mini": ["vae=runs/vae/model"], "control-sd21": ["stable_diffusion=sd21"]}
     for name in expected:
         loaded = load_recipe(name, needed.get(name, []))
         assert build_recipe(yaml.safe_load(as_yaml(loaded))) == loaded
         # A person reads it: a comment says what it is for, and the lines fit.
-        text = (recipe_folder() / f"{name}.yaml").read_text()
+        text = (packaged_folder("recipes") / f"{name}.yaml").read_text()
         assert text.startswith("# SPDX-License-Identifier: GPL-3.0-or-later\n#\n# ") and recipe_summary(name).endswith(".")
         assert max(map(len, text.splitlines())) <= 132
 
@@ -186,7 +187,7 @@ def test_the_command_lists_the_recipes(capsys):
 
     assert main(["train"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == recipe_names()
+    assert [line.split()[0] for line in lines] == packaged_names("recipes")
     assert all(len(line) < 140 for line in lines)
     assert main(["train", "codec-lite"]) == 2
     assert capsys.readouterr().err == "diffjscc: train needs --data and --out: the folders of the images and of the run\n"

@@ -95,9 +95,9 @@ def _is_sweep(text: str) -> bool:
         return True
     if not text.replace("-", "").isalnum():
         return False
-    from ..evaluate.plan import sweep_names
+    from ..packaged import packaged_names
 
-    return text in sweep_names()
+    return text in packaged_names("sweeps")
 
 
 def _refuse(arguments: argparse.Namespace, names: Sequence[str], why: str) -> None:

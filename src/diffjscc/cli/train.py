@@ -51,10 +51,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with extra("train", "diffjscc train"):
-        from ..train.recipes import load_recipe, recipe_names, recipe_summary
+        from ..packaged import packaged_names
+        from ..train.recipes import load_recipe, recipe_summary
 
     if arguments.recipe is None:
-        for name in recipe_names():
+        for name in packaged_names("recipes"):
             print(f"{name:20}{recipe_summary(name)}")
         return 0
     with extra("train", "diffjscc train"):

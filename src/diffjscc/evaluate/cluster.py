@@ -9,19 +9,15 @@ or use Ray's tokens.
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 from typing import Any
 
 import numpy as np
 
-from ..errors import extra, one_line
+from ..errors import one_line
+from ..ray_cluster import LOCAL, import_ray
 from .plan import Cell
 from .pool import ONE_THREAD, CellFailed, WorkerDied
 from .worker import Done, Worker, WorkerSettings
-
-#: Address for a Ray instance that is started here, and ended with this process.
-LOCAL = "local"
 
 
 class Cluster:
@@ -33,23 +29,12 @@ class Cluster:
     """
 
     def __init__(self, address: str):
-        # Ray reads these variables when it is imported: no usage statistics, and no messages about errors that are handled here.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if address == LOCAL:
-            # Ray listens on every interface. A token that only its own processes know keeps others out.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        with extra("cluster", "--cluster"):
-            import ray
-
-        self.ray = ray
+        self.ray = import_ray(address, "--cluster")
         self._connected = False
-        if not ray.is_initialized():
+        if not self.ray.is_initialized():
             options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
             try:
-                ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **options)
+                self.ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **options)
             # Ray raises exceptions of many kinds.
             except Exception as error:
                 what = "cannot start Ray" if address == LOCAL else f"cannot reach a Ray cluster at {address}"

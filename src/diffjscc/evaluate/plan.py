@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from ..errors import one_line
 from ..fields import Fields, nearest
 from ..images import find_images, read_image
+from ..packaged import read_yaml
 from ..symbols import BLOCK, parse_rate, parse_snr_db, rate_channels
 from .measures import METRICS
 from .systems import CHANNELS
@@ -135,18 +135,7 @@ def load_sweep(source: str | os.PathLike, changes: Sequence[str] = ()) -> Sweep:
     Raises ValueError for a file that does not exist or is no sweep, a key that sweeps do not have (and names the nearest one),
     or a value that makes no sense.
     """
-    path = Path(source)
-    if not path.is_file() or str(source) in sweep_names():
-        path = sweep_folder() / f"{source}.yaml"
-    if not path.is_file():
-        names = sweep_names()
-        raise ValueError(f"sweep '{source}' is no file, and no name{nearest(str(source), names)}; names are {', '.join(names)}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: no YAML file ({one_line(' '.join(str(error).split()), 150)})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected keys and values, such as `rates: [1/128, 1/16]`")
+    path, values = read_yaml(source, "sweep", "rates: [1/128, 1/16]")
     try:
         return build_sweep(values, changes)
     except ValueError as error:
@@ -185,19 +174,6 @@ def _named(systems: Sequence[Any]) -> dict[str, Spec]:
             raise ValueError(f"systems: '{spec}' is there twice")
         named[spec] = spec
     return named
-
-
-def sweep_folder() -> Path:
-    """Where the sweeps that come with the package are."""
-    package = Path(__file__).parents[1]
-    # A wheel carries them inside the package; a checkout has them beside src/.
-    inside = package / "sweeps"
-    return inside if inside.is_dir() else package.parents[1] / "sweeps"
-
-
-def sweep_names() -> list[str]:
-    """Names of the sweeps that come with the package."""
-    return sorted(path.stem for path in sweep_folder().glob("*.yaml"))
 
 
 def find_sources(sweep: Sweep) -> list[Source]:

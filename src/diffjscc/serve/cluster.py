@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import queue
-import secrets
 import socket
 import threading
 import time
@@ -29,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import extra, one_line
+from ..errors import one_line
+from ..ray_cluster import LOCAL, import_ray
 from .allocator import M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, SETTINGS
 from .backend import Batch, Beat, Broken, Done, Event, RefinementEngine, Stepped, refine
 from .protocol import Refusal
@@ -62,9 +62,6 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(SETTINGS[M_TRIM_THRESHOLD]),
 }
 
-#: Address for a Ray instance that this server starts, and ends with itself.
-LOCAL = "local"
-
 
 class RayBackend:
     """A `Backend` that distributes batches over Ray actors, each with an engine of its own.
@@ -93,7 +90,7 @@ class RayBackend:
             raise ValueError(f"{count} workers of {threads} threads: expected at least 1 of each")
         if device not in ("cpu", "cuda"):
             raise ValueError(f"device '{device}' does not say what a worker needs: choose cpu, or cuda for a GPU that Ray chooses")
-        self._ray = _import_ray(address)
+        self._ray = import_ray(address, "a pool of workers")
         self._make, self._count, self._address = make, count, address
         self.refiners = make().refiners
         self._needs = {"CPU": threads or 1} | ({"GPU": 1} if device == "cuda" else {})
@@ -463,21 +460,6 @@ class Worker:
 def _copied(event: Stepped) -> Stepped:
     """With previews outside of Ray's shared memory."""
     return replace(event, previews={index: np.array(pixels) for index, pixels in event.previews.items()})
-
-
-def _import_ray(address: str) -> Any:
-    # Ray reads these variables when it is imported: no usage statistics, and no messages about errors of actors, which are
-    # handled here.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address == LOCAL:
-        # Ray listens on every interface. A token that only its own processes know keeps others out.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with extra("cluster", "a pool of workers"):
-        import ray
-    return ray
 
 
 def _reason(error: Exception) -> str:

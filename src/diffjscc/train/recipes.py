@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
-from ..errors import one_line
 from ..fields import Fields, nearest
+from ..packaged import packaged_folder, read_yaml
 from ..symbols import BLOCK
 from . import KINDS, recipe_class
 
@@ -73,22 +72,9 @@ class Recipe(Fields):
         self.check("snr_range_db", not low_high or (len(low_high) == 2 and low_high[0] <= low_high[1]), "[lowest, highest]")
 
 
-def recipe_folder() -> Path:
-    """Where the recipes that come with the package are."""
-    package = Path(__file__).parents[1]
-    # A wheel carries them inside the package; a checkout has them beside src/.
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parents[1] / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
-
-
 def recipe_summary(name: str) -> str:
     """What a recipe that comes with the package is for: the first sentence of its comment."""
-    lines = (recipe_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (packaged_folder("recipes") / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = (line.lstrip("# ") for line in lines[1:] if line.startswith("#"))
     return next((text for text in comment if text), "")
 
@@ -99,18 +85,7 @@ def load_recipe(source: str | os.PathLike, changes: Sequence[str] = ()) -> Recip
     Raises ValueError for a recipe that does not exist, a key that it does not have (and names the nearest one), or a value
     of the wrong type.
     """
-    path = Path(source)
-    if not os.path.isfile(path):
-        path = recipe_folder() / f"{source}.yaml"
-    if not os.path.isfile(path):
-        names = recipe_names()
-        raise ValueError(f"recipe '{source}' is no file, and no name{nearest(str(source), names)}; names are {', '.join(names)}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: no YAML file ({one_line(' '.join(str(error).split()), 150)})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected keys and values, such as `kind: codec`")
+    path, values = read_yaml(source, "recipe", "kind: codec")
     try:
         cls = _class_of(values)
         for change in changes:
