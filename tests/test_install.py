@@ -134,7 +134,14 @@ def test_a_radio_that_refines_elsewhere_installs_no_diffusion():
 
 
 #: The extra that each part of the package belongs to, by the first part of its path; the other parts need the core alone.
-PARTS = {"refine": "refine", "checkpoints.py": "refine", "train": "train", "evaluate": "evaluate", "serve": "serve"}
+PARTS = {
+    "refine": "refine",
+    "checkpoints.py": "refine",
+    "packaged.py": "train",
+    "train": "train",
+    "evaluate": "evaluate",
+    "serve": "serve",
+}
 
 
 def test_modules_import_what_their_extra_installs():
