@@ -10,8 +10,8 @@ from .environment import find_package
 find_package()
 
 from .burst_rx import burst_rx
+from .burst_stages import burst_demodulator, burst_detector
 from .burst_tx import burst_tx
-from .diffjscc_python import burst_demodulator, burst_detector
 from .image_file_sink import image_file_sink
 from .jscc_decoder import jscc_decoder
 from .jscc_encoder import jscc_encoder

@@ -5,7 +5,8 @@ from gnuradio import gr
 
 from diffjscc.air.preset import find_preset
 
-from .diffjscc_python import burst_demodulator, burst_detector
+from .arguments import checked
+from .burst_stages import burst_demodulator, burst_detector
 
 
 class burst_rx(gr.hier_block2):
@@ -21,9 +22,10 @@ class burst_rx(gr.hier_block2):
     false_alarm_rate  false detections per sample of white noise; the header's checksum rejects them
     max_offset        largest carrier offset, cycles/sample, up to 0.1
 
-    Raises ValueError for a preset, rate or offset that does not exist.
+    Raises ValueError, one line, for an argument that cannot be.
     """
 
+    @checked()
     def __init__(self, preset="ofdm256", false_alarm_rate=1e-9, max_offset=0.05):
         gr.hier_block2.__init__(
             self,

@@ -10,10 +10,11 @@ from gnuradio import gr
 
 from diffjscc.air.header import SESSION_PERIOD
 from diffjscc.air.modulator import Modulator, fragments
-from diffjscc.air.preset import MAX_PAYLOAD, find_preset
+from diffjscc.air.preset import find_preset
 from diffjscc.errors import one_line
 from diffjscc.symbols import Symbols
 
+from .arguments import checked
 from .bursts import BurstAssembler
 from .counters import Counters
 from .logs import RateLimitedLog
@@ -42,17 +43,14 @@ class burst_tx(gr.basic_block):
 
     A burst that is incomplete, has no valid header or does not fit the air interface is counted, logged and dropped. So are
     bursts whose samples have not all been sent when the flowgraph stops.
-    Raises ValueError for a preset, length, level or gap that does not exist.
+    Raises ValueError, one line, for an argument that cannot be.
     """
 
+    @checked()
     def __init__(self, preset="ofdm256", burst_symbols=6144, clip_db=9.0, gap=64, guard=2304, length_tag=LENGTH_TAG):
         gr.basic_block.__init__(self, name="burst_tx", in_sig=[np.complex64], out_sig=[np.complex64])
         self._modulator = Modulator(find_preset(preset), clip_db)
-        if gap < 0 or guard < 0:
-            raise ValueError(f"gap = {gap}, guard = {guard}: must be 0 or more samples")
         self._burst_symbols, self._gap, self._guard = burst_symbols, gap, guard
-        if not 1 <= burst_symbols <= MAX_PAYLOAD:
-            raise ValueError(f"burst_symbols = {burst_symbols}: must be 1 to {MAX_PAYLOAD}")
         self._length_tag = length_tag
         self._session = secrets.randbelow(SESSION_PERIOD)
         self._samples, self._tags = collections.deque(), collections.deque()

@@ -7,8 +7,9 @@ import pmt
 from gnuradio import gr
 
 from diffjscc.errors import one_line
-from diffjscc.images import SUFFIXES, unused_path, write_image
+from diffjscc.images import unused_path, write_image
 
+from .arguments import checked, some_folder
 from .counters import Counters
 from .logs import RateLimitedLog
 from .pdus import image_from_pdu
@@ -19,19 +20,16 @@ class image_file_sink(gr.basic_block):
 
     Input, message port ``images``: {width, height, image_id (optional)} · u8vector RGB.
 
-    folder   where to write; made when the first image comes
+    folder   where to write; made with the block where it is missing
     suffix   format of the files: .png, .webp, .jpg, …
 
     Each file appears whole or not at all. What is not an image, or cannot be written, is counted, logged and dropped.
-    Raises ValueError for an empty folder or an unknown suffix.
+    Raises ValueError, one line, for a folder that is empty or cannot be written to, or an unknown suffix.
     """
 
+    @checked(folder=some_folder)
     def __init__(self, folder, suffix=".png"):
         gr.basic_block.__init__(self, name="image_file_sink", in_sig=None, out_sig=None)
-        if not folder:
-            raise ValueError("folder is empty: name the folder that images are written to")
-        if suffix not in SUFFIXES:
-            raise ValueError(f"suffix {suffix!r} is not one of {', '.join(SUFFIXES)}")
         self._folder, self._suffix = Path(folder), suffix
         self._counters = Counters("written", "unwritten", "bad")
         self._log = RateLimitedLog(self._warn)

@@ -7,6 +7,7 @@ from gnuradio import gr
 from diffjscc.errors import one_line
 from diffjscc.symbols import ImageHeader
 
+from .arguments import RECEIVES, checked
 from .bursts import Dropped
 from .counters import Counters
 from .logs import RateLimitedLog
@@ -28,8 +29,10 @@ class jscc_decoder(gr.basic_block):
     device   where to decode: cpu, cuda, …
 
     Decoding runs in the block's own thread, a message at a time. What cannot be decoded is counted, logged and dropped.
+    Raises ValueError, one line, for an argument that cannot be.
     """
 
+    @checked(**RECEIVES)
     def __init__(self, codec="lite", snr_db=None, device="cpu"):
         gr.basic_block.__init__(self, name="jscc_decoder", in_sig=None, out_sig=None)
         self._receiver = Receiver(codec, snr_db, device)

@@ -6,6 +6,7 @@ from gnuradio import gr
 
 from diffjscc.errors import one_line
 
+from .arguments import checked
 from .counters import Counters
 from .pdus import image_from_pdu, symbols_to_pdu
 from .setters import refuses_bad_values
@@ -27,9 +28,10 @@ class jscc_encoder(gr.basic_block):
 
     Encoding runs in the block's own thread, a message at a time; a flowgraph that is stopped waits for the image in hand, for
     all of its steps. What is not an image is counted, logged and dropped.
-    Raises ValueError for a codec, rate, SNR or effort that does not exist.
+    Raises ValueError, one line, for an argument that cannot be.
     """
 
+    @checked()
     def __init__(self, codec="lite", rate="1/128", snr_db=1.0, device="cpu", effort=0):
         gr.basic_block.__init__(self, name="jscc_encoder", in_sig=None, out_sig=None)
         self._transmitter = Transmitter(codec, rate, snr_db, device, effort)

@@ -3,6 +3,7 @@
 
 from gnuradio import gr
 
+from .arguments import RECEIVES, checked
 from .burst_rx import burst_rx
 from .jscc_sink import jscc_sink
 
@@ -17,8 +18,11 @@ class jscc_rx(gr.hier_block2):
 
     preset, false_alarm_rate, max_offset                                as in burst_rx
     codec, folder, on_full, queue_size, device, refinement, deadline    as in jscc_sink
+
+    Raises ValueError, one line, for an argument that cannot be.
     """
 
+    @checked(**RECEIVES)
     def __init__(
         self,
         preset="ofdm256",

@@ -10,6 +10,7 @@ from gnuradio import gr
 
 from diffjscc.errors import one_line
 
+from .arguments import RECEIVES, checked
 from .bursts import Dropped
 from .counters import Counters
 from .incoming import Incoming
@@ -66,9 +67,11 @@ class jscc_sink(gr.sync_block):
     When the flowgraph stops, what has been received is finished for at most 60 s with "wait" and about 1 s with "drop"; what
     is left is counted as dropped, unwritten or unrefined, with the reason "stopped".
 
-    Raises ValueError for an unknown codec, policy, queue size, SNR or deadline, or an object that is no refinement.
+    Raises ValueError, one line, for an argument that cannot be: an unknown codec or device, a folder that cannot be written to, an
+    object that is no refinement, a value of another type or out of range.
     """
 
+    @checked(**RECEIVES)
     def __init__(
         self,
         codec="lite",

@@ -13,6 +13,7 @@ from diffjscc.errors import one_line
 from diffjscc.images import find_images, read_image
 from diffjscc.symbols import Symbols
 
+from .arguments import checked
 from .counters import Counters
 from .pdus import HEADER_TAG, LENGTH_TAG, header_to_pmt, image_from_pdu, image_to_pdu
 from .setters import refuses_bad_values
@@ -70,9 +71,11 @@ class jscc_source(gr.sync_block):
     A flowgraph that is stopped and started again goes on where it was: the image whose burst was cut is sent again from its
     beginning, then those that were waiting, and files follow from the next one (after the last file, from the first).
 
-    Raises ValueError for a source, codec, rate, SNR or effort that does not exist.
+    Raises ValueError, one line, for an argument that cannot be: a source, codec, rate or device that does not exist, a value of
+    another type or out of range.
     """
 
+    @checked()
     def __init__(
         self,
         source="",
@@ -87,8 +90,6 @@ class jscc_source(gr.sync_block):
     ):
         gr.sync_block.__init__(self, name="jscc_source", in_sig=None, out_sig=[np.complex64])
         self._transmitter = Transmitter(codec, rate, snr_db, device, effort)
-        if guard < 0:
-            raise ValueError(f"guard = {guard}: must be 0 or more symbols")
         self._silence = np.zeros(guard, np.complex64)
         self._files = find_images(source) if source else []
         self._repeat = repeat

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Images in, samples out."""
 
-import math
-
 from gnuradio import blocks, gr
 
+from .arguments import amplitude as check_amplitude
+from .arguments import checked
 from .burst_tx import burst_tx
 from .jscc_source import jscc_source
 from .setters import refuses_bad_values
@@ -20,9 +20,10 @@ class jscc_tx(gr.hier_block2):
     preset, burst_symbols, clip_db, gap, guard             as in burst_tx
     amplitude                                              of the samples: 1 for unit mean power within a burst
 
-    Raises ValueError as these do, and for an amplitude that is not above 0.
+    Raises ValueError, one line, for an argument that cannot be.
     """
 
+    @checked()
     def __init__(
         self,
         source="",
@@ -42,7 +43,7 @@ class jscc_tx(gr.hier_block2):
         gr.hier_block2.__init__(self, "jscc_tx", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
         self._source = jscc_source(source, repeat, codec, rate, snr_db, guard=1, device=device, effort=effort)
         self._bursts = burst_tx(preset, burst_symbols, clip_db, gap, guard)
-        self._scale = blocks.multiply_const_cc(parse_amplitude(amplitude))
+        self._scale = blocks.multiply_const_cc(amplitude)
         self.message_port_register_hier_in("images")
         self.msg_connect((self, "images"), (self._source, "images"))
         self.connect(self._source, self._bursts, self._scale, self)
@@ -62,19 +63,8 @@ class jscc_tx(gr.hier_block2):
     @refuses_bad_values
     def set_amplitude(self, amplitude):
         """Changes the amplitude at once. A bad value is logged and changes nothing."""
-        self._scale.set_k(parse_amplitude(amplitude))
+        self._scale.set_k(check_amplitude("amplitude", amplitude))
 
     def counters(self):
         """What burst_tx counts, as "bursts", and what jscc_source counts."""
         return {"bursts": self._bursts.counters()} | self._source.counters()
-
-
-def parse_amplitude(amplitude):
-    """A finite amplitude above 0. Raises ValueError for anything else."""
-    try:
-        value = float(amplitude)
-    except (ValueError, TypeError):
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError(f"amplitude {amplitude}: must be a number above 0, such as 1.0")
-    return value

@@ -3,6 +3,7 @@
 
 from diffjscc.hub import DEFAULT_REFINER, find_model
 
+from .arguments import OF_THE_BLOCK, checked
 from .refinement import Refinement, reason_of
 from .worker import Worker
 
@@ -22,12 +23,13 @@ class LocalRefinement(Refinement):
     An image that cannot be refined is counted and logged; its initial image has long been published. When the flowgraph stops
     and time is up, the image that is being refined is interrupted before the next layer of its networks.
 
-    Raises ValueError for an unknown refiner, queue size or policy.
+    Raises ValueError, one line, for an unknown refiner or device, queue size or policy.
 
     Example:
         sink = diffjscc.jscc_sink(folder="received", refinement=diffjscc.LocalRefinement("mini"))
     """
 
+    @checked(**OF_THE_BLOCK)
     def __init__(self, refiner=DEFAULT_REFINER, device="cpu", queue_size=None, on_full=None):
         super().__init__(refiner, queue_size, on_full)
         # An unknown name is refused when the flowgraph is built, not with the first image.

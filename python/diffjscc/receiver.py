@@ -8,8 +8,9 @@ import numpy as np
 
 from diffjscc.hub import find_model, list_models
 from diffjscc.snr import estimate_snr_db, noise_variance
-from diffjscc.symbols import ImageHeader, Reception, parse_snr_db
+from diffjscc.symbols import ImageHeader, Reception
 
+from . import arguments
 from .bursts import Dropped
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Receiver:
         self.set_snr_db(snr_db)
 
     def set_snr_db(self, snr_db):
-        self.snr_db = None if snr_db is None else parse_snr_db(snr_db)
+        self.snr_db = None if snr_db is None else arguments.snr_db("snr_db", snr_db)
 
     def decode(self, values, header: ImageHeader, snr_db=None):
         """complex64 (≤ K,) → (pixels uint8 (H, W, 3), SNR in dB, truncated). Raises Dropped."""

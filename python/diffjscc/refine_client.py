@@ -7,6 +7,7 @@ from gnuradio import gr
 from diffjscc.errors import one_line
 from diffjscc.hub import DEFAULT_REFINER
 
+from .arguments import checked
 from .counters import Counters
 from .logs import RateLimitedLog
 from .pdus import image_from_pdu, image_to_pdu
@@ -28,9 +29,10 @@ class refine_client(gr.basic_block):
     server_key   file with the service's public key, and secret_key: file with this client's pair; "" for no encryption
 
     The service may be away, slow or restarting: images whose deadline passes are counted, one line is logged per outage,
-    and refinement resumes by itself. Raises ValueError for an address, a deadline or a key that cannot be.
+    and refinement resumes by itself. Raises ValueError, one line, for an argument that cannot be.
     """
 
+    @checked()
     def __init__(self, address=ADDRESS, refiner=DEFAULT_REFINER, queue_size=32, deadline=60.0, server_key="", secret_key=""):
         gr.basic_block.__init__(self, name="refine_client", in_sig=None, out_sig=None)
         self._refined = pmt.intern("refined")

@@ -3,6 +3,7 @@
 
 from diffjscc.errors import one_line
 
+from .arguments import refuse
 from .counters import Counters
 from .logs import RateLimitedLog
 from .worker import POLICIES, check_queue
@@ -113,6 +114,4 @@ def reason_of(error):
 def check_refinement(refinement):
     """Raises ValueError unless ``refinement`` is None or a Refinement."""
     if refinement is not None and not isinstance(refinement, Refinement):
-        raise ValueError(
-            f"refinement = {refinement!r}: expected None, or an object such as LocalRefinement() or RemoteRefinement(address=…)"
-        )
+        raise refuse("refinement", refinement, "None, or an object such as LocalRefinement() or RemoteRefinement(address=…)")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Refinement by a service, `diffjscc serve`, on this or another machine."""
 
-import math
 import threading
 import time
 
 from diffjscc.hub import DEFAULT_REFINER
 
+from .arguments import OF_THE_BLOCK, checked
 from .refinement import ADDRESS, Refinement, reason_of
 from .worker import Worker
 
@@ -41,6 +41,7 @@ class RemoteRefinement(Refinement):
 
     queue_share = 8
 
+    @checked(**OF_THE_BLOCK)
     def __init__(
         self,
         address=ADDRESS,
@@ -54,9 +55,7 @@ class RemoteRefinement(Refinement):
         from diffjscc.serve.addresses import is_local
 
         super().__init__(refiner, queue_size, on_full)
-        if not 0 < deadline < math.inf:
-            raise ValueError(f"refinement's deadline = {deadline}: must be above 0 seconds, and finite")
-        self._deadline = float(deadline)
+        self._deadline = deadline
         self._connection = {"address": address, "server_key": server_key or None, "secret_key": secret_key or None}
         # On one machine raw images are faster than PNG; over a network PNG is.
         self._encoding = "raw" if is_local(address) else "png"

@@ -2,7 +2,9 @@
 """Images to symbols: what jscc_source and jscc_encoder share."""
 
 from diffjscc.hub import find_model
-from diffjscc.symbols import check_rate, parse_effort, parse_snr_db
+from diffjscc.symbols import check_rate
+
+from . import arguments
 
 
 class Transmitter:
@@ -22,13 +24,13 @@ class Transmitter:
         self.set_effort(effort)
 
     def set_rate(self, rate):
-        self.rate = check_rate(self._name, self._rates, rate)
+        self.rate = check_rate(self._name, self._rates, arguments.rate("rate", rate))
 
     def set_snr_db(self, snr_db):
-        self.snr_db = parse_snr_db(snr_db)
+        self.snr_db = arguments.snr_db("snr_db", snr_db)
 
     def set_effort(self, effort):
-        self.effort = parse_effort(effort)
+        self.effort = arguments.effort("effort", effort)
 
     def encode(self, pixels, enough=None):
         """uint8 (H, W, 3) → Symbols; image ids count up from 0. Raises ValueError for an image too small or too large.

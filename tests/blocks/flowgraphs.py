@@ -64,6 +64,14 @@ def burst_tags(symbols, offset=0, **changes):
     return [(offset, "packet_len", length), (offset, "image_header", symbols.header.to_dict() | changes)]
 
 
+def folder_without_files(base):
+    """A folder that can be made, and in which no image can be written, not even by root: its files' paths are too long."""
+    folder = base
+    while len(str(folder)) < 4080:
+        folder /= "x" * min(200, 4079 - len(str(folder)))
+    return folder
+
+
 def wait_until(condition, timeout=30.0):
     """Waits for a condition; raises AssertionError if it does not come true."""
     deadline = time.monotonic() + timeout

@@ -220,11 +220,11 @@ def test_a_burst_of_another_version_is_rejected(monkeypatch):
 
 def test_wrong_parameters_are_refused():
     for make, message in [
-        (lambda: diffjscc.burst_rx("ofdm128"), "is not one of ofdm64, ofdm256"),
+        (lambda: diffjscc.burst_rx("ofdm128"), "preset = 'ofdm128': must be one of ofdm64, ofdm256"),
         (lambda: diffjscc.burst_detector(0.0), "false_alarm_rate"),
         (lambda: diffjscc.burst_detector(1e-9, 0.2), "max_offset"),
-        (lambda: diffjscc.burst_demodulator(128), "fft_len must be 64 or 256"),
-        (lambda: diffjscc.burst_demodulator(64, 32), "cp_len"),
+        (lambda: diffjscc.burst_demodulator(128), "fft_len = 128: must be one of 64, 256"),
+        (lambda: diffjscc.burst_demodulator(64, 32), "cp_len must be between 8 and a quarter of fft_len"),
         (lambda: diffjscc.burst_tx(burst_symbols=0), "burst_symbols = 0"),
         (lambda: diffjscc.burst_tx(gap=-1), "gap = -1"),
         (lambda: diffjscc.burst_tx(clip_db=-3.0), "clip_db = -3.0"),

@@ -117,10 +117,10 @@ def test_without_refinement_nothing_is_refined(images):
     [
         (lambda: diffjscc.LocalRefinement("absent"), "neither a known name"),
         (lambda: diffjscc.LocalRefinement("lite"), "has no refiner"),
-        (lambda: diffjscc.LocalRefinement(queue_size=0), "queue size 0"),
-        (lambda: diffjscc.LocalRefinement(on_full="panic"), "'panic' is not one of wait, drop"),
-        (lambda: diffjscc.jscc_sink(refinement="local"), "refinement = 'local': expected None, or an object"),
-        (lambda: diffjscc.jscc_rx(refinement=diffjscc.LocalRefinement), "expected None, or an object"),
+        (lambda: diffjscc.LocalRefinement(queue_size=0), "queue_size = 0: must be a whole number"),
+        (lambda: diffjscc.LocalRefinement(on_full="panic"), "on_full = 'panic': must be one of wait, drop"),
+        (lambda: diffjscc.jscc_sink(refinement="local"), "refinement = 'local': must be None, or an object"),
+        (lambda: diffjscc.jscc_rx(refinement=diffjscc.LocalRefinement), "must be None, or an object"),
     ],
 )
 def test_wrong_refiners_are_refused_when_the_flowgraph_is_built(make, line):

@@ -236,9 +236,9 @@ def test_the_client_goes_on_while_an_image_is_published_and_written():
         ({"address": "tcp://gpu.local:70000"}, "port 70000 does not exist"),
         ({"server_key": "absent.key", "secret_key": "absent.key_secret"}, "no key file"),
         ({"server_key": "server.key"}, "go together"),
-        ({"deadline": 0.0}, "must be above 0 seconds"),
-        ({"deadline": float("inf")}, "must be above 0 seconds, and finite"),
-        ({"queue_size": 0}, "queue size 0"),
+        ({"deadline": 0.0}, "deadline = 0.0: must be a number of seconds above 0"),
+        ({"deadline": float("inf")}, "deadline = inf: must be a number of seconds above 0"),
+        ({"queue_size": 0}, "queue_size = 0: must be a whole number"),
     ],
 )
 def test_what_cannot_be_is_refused_when_the_flowgraph_is_built(options, line):
