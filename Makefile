@@ -3,6 +3,8 @@
 # make demo    two photographs through a GNU Radio channel, and a contact sheet of what arrived
 # make test    everything that is tested
 # make bench   speed and memory of codec, refiner and refinement service, as tables
+# make docs    the documentation site, into build/docs
+# make man     the man pages and the pages of the commands, after a change of their options
 # make grc     gnuradio-companion with these blocks
 # make lint    style, types, and the C++ layout
 # make install the blocks into the system's GNU Radio, and their Python packages into an environment of their own (sudo)
@@ -26,7 +28,7 @@ ENVIRONMENT := $(PREFIX)/lib/gr-diffjscc
 # The blocks from the build tree, on top of the system's GNU Radio.
 RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
-.PHONY: demo test bench grc lint install uninstall setup clean
+.PHONY: demo test bench docs man grc lint install uninstall setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -40,6 +42,13 @@ bench: setup
 	@$(RUN) tests/bench/codec_speed.py
 	@echo; $(RUN) tests/bench/refiner_speed.py
 	@echo; $(RUN) tests/bench/service.py
+
+docs: $(VENV)/.installed
+	@$(PYTHON) -m sphinx -q -W --keep-going -b html -d $(BUILD)/docs-cache docs $(BUILD)/docs
+	@echo "the site is $(BUILD)/docs/index.html"
+
+man: setup
+	@$(RUN) tools/command_pages.py
 
 lint: $(VENV)/.installed $(VENV)/.test
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy

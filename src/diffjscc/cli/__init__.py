@@ -13,11 +13,8 @@ from .. import __version__
 from . import data, doctor, evaluate, figures, models, options, serve, simulate, train
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 2 after one line on standard error for bad input.
-
-    Raises SystemExit as argparse does: with 2 after one line for a bad option, with 0 after --help and --version.
-    """
+def make_parser() -> options.OneLineParser:
+    """The command line, with its subcommands."""
     parser = options.OneLineParser(
         prog="diffjscc",
         description="Send images over noisy channels as analog symbols, and get them back degraded but never lost.",
@@ -26,6 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (simulate, models, evaluate, figures, train, data, serve, doctor):
         module.add_command(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after one line on standard error for bad input.
+
+    Raises SystemExit as argparse does: with 2 after one line for a bad option, with 0 after --help and --version.
+    """
+    parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one run only; changes to a recipe may stand anywhere.
     if rest and hasattr(arguments, "changes") and all("=" in text and not text.startswith("-") for text in rest):

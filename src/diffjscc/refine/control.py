@@ -39,7 +39,7 @@ SHARED_CONFIG = (
 def _with_defaults(base: Signature) -> Signature:
     """The signature with ``defaults`` added."""
     parameters = [*base.parameters.values(), Parameter("defaults", Parameter.KEYWORD_ONLY, default=None)]
-    return base.replace(parameters=parameters)
+    return base.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
 
 
 class SnrEmbedding(TimestepEmbedding):
