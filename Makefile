@@ -55,7 +55,7 @@ lint: $(VENV)/.installed $(VENV)/.test
 	@clang-format --dry-run -Werror lib/*.cc lib/*.h include/gnuradio/diffjscc/*.h
 
 grc: setup $(VENV)/.grc
-	@PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} GRC_BLOCKS_PATH=$(abspath grc) \
+	@PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} GRC_BLOCKS_PATH=$(abspath $(BUILD)/grc) \
 	  gnuradio-companion examples/symbol_loopback.grc
 
 install: setup

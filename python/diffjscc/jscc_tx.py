@@ -14,7 +14,7 @@ class jscc_tx(gr.hier_block2):
     """A whole transmitter: jscc_source ─► burst_tx.
 
     Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files.
-    Output: complex samples, unit mean power within a burst; see burst_tx for their tags.
+    Output: complex samples, unit mean power within a burst; see burst_tx for their tags. Message port ``originals``: as jscc_source's.
 
     source, repeat, codec, rate, snr_db, device, effort    as in jscc_source
     preset, burst_symbols, clip_db, gap, guard             as in burst_tx
@@ -45,7 +45,9 @@ class jscc_tx(gr.hier_block2):
         self._bursts = burst_tx(preset, burst_symbols, clip_db, gap, guard)
         self._scale = blocks.multiply_const_cc(amplitude)
         self.message_port_register_hier_in("images")
+        self.message_port_register_hier_out("originals")
         self.msg_connect((self, "images"), (self._source, "images"))
+        self.msg_connect((self._source, "originals"), (self, "originals"))
         self.connect(self._source, self._bursts, self._scale, self)
 
     def set_rate(self, rate):

@@ -53,7 +53,7 @@ def environment_of(home, display):
         "HOME": str(home),
         "DISPLAY": display,
         "PYTHONPATH": str(ROOT / "build" / "test_modules"),
-        "GRC_BLOCKS_PATH": str(ROOT / "grc"),
+        "GRC_BLOCKS_PATH": str(ROOT / "build" / "grc"),
     }
 
 
