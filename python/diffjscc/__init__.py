@@ -9,7 +9,7 @@ from .environment import find_package
 # Before the blocks, which import it.
 find_package()
 
-from . import forms
+from . import forms as forms
 from .burst_rx import burst_rx
 from .burst_stages import burst_demodulator, burst_detector
 from .burst_tx import burst_tx
