@@ -24,6 +24,8 @@ from .local_refinement import LocalRefinement
 from .qt_image_view import qt_image_view
 from .refine_client import refine_client
 from .remote_refinement import RemoteRefinement
+from .separate_sink import separate_sink
+from .separate_source import separate_source
 
 __all__ = [
     "LocalRefinement",
@@ -41,4 +43,6 @@ __all__ = [
     "jscc_tx",
     "qt_image_view",
     "refine_client",
+    "separate_sink",
+    "separate_source",
 ]

@@ -3,15 +3,27 @@
 
 import collections
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
-#: Images that the course of the SNR shows.
+#: Images that the course of SNR and PSNR shows.
 COURSE = 200
+
+#: Seconds over which images per second are counted.
+RATE_SPAN = 3.0
 
 #: Originals that wait for their images.
 ORIGINALS = 16
+
+
+@dataclass
+class Point:
+    """What the course shows of an image, dB. The PSNR is that of the image as received, once it was asked for."""
+
+    snr_db: float | None = None
+    psnr_db: float | None = None
 
 
 @dataclass
@@ -21,17 +33,23 @@ class Reception:
     number: int
     metadata: dict
     pixels: dict = field(default_factory=dict)
+    point: Point = field(default_factory=Point)
+    _qualities: dict = field(default_factory=dict)
 
     def psnr_db(self, stage):
-        """PSNR of a stage, dB; None where the original is unknown, or of another size."""
+        """PSNR of a stage, dB; None where the original is unknown, or of another size. Computed once."""
         shown, original = self.pixels.get(stage), self.pixels.get("original")
         if shown is None or original is None or shown.shape != original.shape:
             return None
-        # Here, because importing the blocks does not import torch.
-        from diffjscc.images import to_tensor
-        from diffjscc.metrics import psnr
+        if stage not in self._qualities:
+            # Here, because importing the blocks does not import torch.
+            from diffjscc.images import to_tensor
+            from diffjscc.metrics import psnr
 
-        return psnr(to_tensor(shown), to_tensor(original))
+            self._qualities[stage] = psnr(to_tensor(shown), to_tensor(original))
+            if stage == "initial":
+                self.point.psnr_db = self._qualities[stage]
+        return self._qualities[stage]
 
 
 class ImageHistory:
@@ -45,6 +63,7 @@ class ImageHistory:
         self._receptions = collections.deque(maxlen=length)
         self._originals = collections.OrderedDict()
         self._course = collections.deque(maxlen=COURSE)
+        self._times = collections.deque(maxlen=COURSE)
         self._number = 0
 
     def add(self, pixels, metadata):
@@ -60,7 +79,9 @@ class ImageHistory:
                 if image_id is not None and image_id in self._originals:
                     reception.pixels["original"] = self._originals[image_id]
                 if isinstance(metadata.get("snr_db"), (int, float)) and np.isfinite(metadata["snr_db"]):
-                    self._course.append(float(metadata["snr_db"]))
+                    reception.point.snr_db = float(metadata["snr_db"])
+                self._course.append(reception.point)
+                self._times.append(time.monotonic())
             reception.pixels[stage] = pixels
 
     def add_original(self, pixels, metadata):
@@ -85,10 +106,20 @@ class ImageHistory:
         with self._lock:
             return list(self._receptions)
 
-    def snr_course(self):
-        """SNRs of the last images, dB, the oldest first."""
+    def course(self):
+        """Points of the last images, the oldest first."""
         with self._lock:
             return list(self._course)
+
+    def rate(self):
+        """Images per second over the last seconds."""
+        now = time.monotonic()
+        with self._lock:
+            fresh = sum(now - moment < RATE_SPAN for moment in self._times)
+            # More than are remembered came within the span.
+            if fresh == COURSE:
+                return fresh / max(now - self._times[0], 1e-3)
+            return fresh / RATE_SPAN
 
     def _find(self, image_id, without):
         """The newest image of this id that lacks a stage."""

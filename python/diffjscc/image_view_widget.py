@@ -2,13 +2,14 @@
 """The window of `qt_image_view`: PyQt5 alone, without GNU Radio.
 
 ┌───────────────────────────────────────────┐
-│ view: live · held; wipe · side by side; save│
+│ title                                     │
+│ live · held; wipe · side by side; save    │  not in a compact view
 │ ┌─────────────────────────────────────┐   │
-│ │ initial │ refined                    │   │  ImagePair: a wipe that follows the mouse, or two halves
+│ │ initial │ refined                   │   │  ImagePair: a wipe that follows the mouse, or two halves
 │ └─────────────────────────────────────┘   │
-│ image 12 · 768×512 · 1/128 · 3.1 dB · …     │
-│ SNR over the last images                    │  Course
-│ thumbnails of the last images               │  a list; a click holds one
+│ image 12 · 768×512 · 1/128 · 3.1 dB · …   │
+│ SNR and PSNR over the last images         │  Course
+│ thumbnails of the last images             │  a list, a click holds one; not in a compact view
 └───────────────────────────────────────────┘
 """
 
@@ -16,7 +17,7 @@ import math
 
 import numpy as np
 from PyQt5.QtCore import QPointF, QRect, QRectF, QSize, Qt, QTimer
-from PyQt5.QtGui import QColor, QIcon, QImage, QPainter, QPen, QPixmap
+from PyQt5.QtGui import QColor, QIcon, QImage, QPainter, QPen, QPixmap, QPolygonF
 from PyQt5.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -132,58 +133,89 @@ class ImagePair(QWidget):
 
 
 class Course(QWidget):
-    """The SNR of the last images, dB."""
+    """SNR and PSNR of the last images, dB: one curve above the other's scale, left and right."""
+
+    #: Of the two curves.
+    COLOURS = (QColor(20, 100, 170), QColor(200, 90, 10))
 
     def __init__(self):
         super().__init__()
-        self._values = []
-        self.setFixedHeight(64)
+        self._curves = ([], [])
+        # A line for the names, and one each for the upper and the lower value.
+        self.setFixedHeight(4 * self.fontMetrics().height() + 8)
 
-    def show_values(self, values):
-        self._values = values
+    def show_points(self, points):
+        """points: those of `ImageHistory.course`."""
+        self._curves = ([point.snr_db for point in points], [point.psnr_db for point in points])
         self.update()
 
     def paintEvent(self, event):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.Antialiasing)
         painter.fillRect(self.rect(), QColor(250, 250, 248))
-        if not self._values:
-            return
-        low, high = 5 * math.floor(min(self._values) / 5), 5 * math.ceil(max(self._values) / 5 + 1e-9)
+        wide, high = self.fontMetrics().horizontalAdvance("-100 dB") + 4, self.fontMetrics().height()
+        plot = QRectF(self.rect()).adjusted(wide + 4, 1.5 * high + 4, -wide - 4, -0.5 * high - 4)
+        sides = (
+            (QRectF(0, 0, wide, high), Qt.AlignRight, "SNR"),
+            (QRectF(plot.right() + 4, 0, wide, high), Qt.AlignLeft, "PSNR"),
+        )
+        for values, colour, (label, side, name) in zip(self._curves, self.COLOURS, sides):
+            known = [(index, value) for index, value in enumerate(values) if value is not None]
+            if known:
+                painter.setPen(colour)
+                painter.drawText(label, side | Qt.AlignVCenter, name)
+                self._paint_curve(painter, plot, known, len(values), colour, label, side)
+
+    @staticmethod
+    def _paint_curve(painter, plot, known, count, colour, label, side):
+        """known: [(index, value)]; count: of all images."""
+        low, high = (edge([value for _, value in known]) for edge in (min, max))
+        low, high = 5 * math.floor(low / 5), 5 * math.ceil(high / 5 + 1e-9)
         high = max(high, low + 5)
-        plot = QRectF(self.rect()).adjusted(52, 8, -8, -8)
-        painter.setPen(QColor(120, 120, 120))
+
+        def place(index, value):
+            x = plot.left() + index * plot.width() / max(1, count - 1)
+            return QPointF(x, plot.bottom() - (value - low) / (high - low) * plot.height())
+
         for value in (low, high):
-            y = plot.bottom() - (value - low) / (high - low) * plot.height()
-            painter.drawText(QRectF(0, y - 8, 48, 16), Qt.AlignRight | Qt.AlignVCenter, f"{value} dB")
-            painter.drawLine(QPointF(plot.left(), y), QPointF(plot.right(), y))
-        step = plot.width() / max(1, len(self._values) - 1)
-        points = [
-            QPointF(plot.left() + i * step, plot.bottom() - (value - low) / (high - low) * plot.height())
-            for i, value in enumerate(self._values)
-        ]
-        painter.setPen(QPen(QColor(20, 100, 170), 2))
-        for a, b in zip(points, points[1:]):
-            painter.drawLine(a, b)
-        painter.setBrush(QColor(20, 100, 170))
+            at = place(0, value).y()
+            painter.setPen(colour)
+            painter.drawText(label.translated(0, at - label.height() / 2), side | Qt.AlignVCenter, f"{value} dB")
+            painter.setPen(QColor(190, 190, 190))
+            painter.drawLine(QPointF(plot.left(), at), QPointF(plot.right(), at))
+        points = [place(index, value) for index, value in known]
+        painter.setPen(QPen(colour, 2))
+        painter.drawPolyline(QPolygonF(points))
+        painter.setBrush(colour)
         painter.drawEllipse(points[-1], 3, 3)
 
 
 class ImageView(QWidget):
     """Shows what an `ImageHistory` holds, and looks for news `INTERVAL` milliseconds after it has shown the last.
 
-    title  of the window
+    title    of the window, and above the image
+    compact  without buttons and strip and with the received image alone, for windows that hold several views
     """
 
-    def __init__(self, history, title):
+    def __init__(self, history, title, compact=False):
         super().__init__()
         self._history = history
         self._held = None
         self._shown = None
         self.setWindowTitle(title)
+        self.title = QLabel(title)
+        font = self.title.font()
+        font.setBold(True)
+        self.title.setFont(font)
+        self.title.setVisible(bool(title))
         self.pair, self.course, self.strip = ImagePair(), Course(), QListWidget()
         self.line = QLabel()
         self.line.setTextInteractionFlags(Qt.TextSelectableByMouse)
+        # The text changes with each image, the window's width must not: it wraps, in room for two lines.
+        self.line.setWordWrap(True)
+        self.line.setSizePolicy(QSizePolicy.Ignored, QSizePolicy.Fixed)
+        self.line.setFixedHeight(2 * self.line.fontMetrics().lineSpacing() + 4)
+        self.line.setAlignment(Qt.AlignTop | Qt.AlignLeft)
         self.layouts = QComboBox()
         self.layouts.addItems(LAYOUTS)
         self.layouts.currentIndexChanged.connect(lambda _: self._refresh())
@@ -194,13 +226,13 @@ class ImageView(QWidget):
         self.live.toggled.connect(self._set_live)
         self.save = QPushButton("Save …")
         self.save.clicked.connect(self._ask_and_save)
-        self._arrange()
+        self._arrange(compact)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._look)
         self._timer.start(INTERVAL)
 
-    def _arrange(self):
+    def _arrange(self, compact):
         self.strip.setViewMode(QListView.IconMode)
         self.strip.setFlow(QListView.LeftToRight)
         self.strip.setWrapping(False)
@@ -208,16 +240,24 @@ class ImageView(QWidget):
         self.strip.setIconSize(QSize(THUMBNAIL, THUMBNAIL))
         self.strip.setFixedHeight(THUMBNAIL + 32)
         self.strip.itemClicked.connect(lambda item: self._hold(item.data(Qt.UserRole)))
-        buttons = QHBoxLayout()
+        head = QWidget()
+        buttons = QHBoxLayout(head)
+        buttons.setContentsMargins(0, 0, 0, 0)
         for widget in (self.live, self.layouts, self.save):
             buttons.addWidget(widget)
         buttons.addStretch(1)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        column.addLayout(buttons)
+        column.addWidget(self.title)
+        column.addWidget(head)
         column.addWidget(self.pair, 1)
         for widget in (self.line, self.course, self.strip):
             column.addWidget(widget)
+        if compact:
+            # A wipe to the original would hide half of what two views compare.
+            self.layouts.setCurrentText("one")
+            head.hide()
+            self.strip.hide()
 
     def _look(self):
         """Shows what is new. Qt slots must not raise: an exception would end the process."""
@@ -243,9 +283,18 @@ class ImageView(QWidget):
             ["received" if stage == "initial" else stage or "" for stage in (left, right)],
             self.layouts.currentText(),
         )
-        self.line.setText(describe(reception))
-        self.course.show_values(self._history.snr_course())
+        self.line.setText(describe(reception) + self._described_flow())
+        self.course.show_points(self._history.course())
         self._refresh_strip()
+
+    def _described_flow(self):
+        """What the line tells of the last images together: how many a second, and how many of them did not come whole."""
+        rate, receptions = self._history.rate(), self._history.all()
+        words = [f"{rate:.0f} images/s"] if rate >= 1.5 else []
+        holed = sum(bool(reception.metadata.get("truncated")) for reception in receptions)
+        if holed:
+            words.append(f"{holed} of {len(receptions)} not whole")
+        return "".join(f" · {word}" for word in words)
 
     def _refresh_strip(self):
         receptions = self._history.all()
@@ -303,10 +352,10 @@ def describe(reception):
     parts.insert(1, f"{size[1]}×{size[0]}")
     if isinstance(metadata.get("snr_db"), (int, float)):
         parts.append(f"SNR {metadata['snr_db']:.1f} dB")
-    for stage, name in (("initial", "PSNR received"), ("refined", "refined")):
+    for stage, name in (("initial", "PSNR"), ("refined", "refined PSNR")):
         quality = reception.psnr_db(stage)
         if quality is not None:
             parts.append(f"{name} {quality:.1f} dB")
     if metadata.get("truncated"):
-        parts.append("part of it was lost")
+        parts.append("not whole")
     return " · ".join(parts)

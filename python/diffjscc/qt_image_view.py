@@ -6,6 +6,7 @@ from gnuradio import gr
 
 from diffjscc.errors import one_line
 
+from .arguments import checked, text, whole, yes_or_no
 from .image_history import ImageHistory
 from .logs import RateLimitedLog
 from .pdus import image_from_pdu
@@ -15,14 +16,15 @@ MAX_LENGTH = 200
 
 
 class qt_image_view(gr.basic_block):
-    """Shows received images: as received and refined under a wipe or side by side, a strip of the last, and the SNR's course.
+    """Shows received images: as received and refined under a wipe or side by side, a strip of the last, the course of SNR and PSNR.
 
     Input, message port ``images``: image PDUs {image_id, width, height, snr_db, stage: "initial" | "refined", …} · u8vector
     RGB, both ports of jscc_sink or jscc_rx together; message port ``originals``: PDUs of images before they were sent, under
     the image_id that they are sent with, for the PSNR (jscc_source has such a port).
 
-    title    of the window
+    title    of the window, and above the image
     length   images in the strip, 1 to 200
+    compact  without buttons and strip and with the received image alone, for windows with several views
 
     ``widget`` is the QWidget to be put into a window. The window takes the newest image 30 times a second: images that come
     faster are kept in the strip and not shown, and the flowgraph never waits for the window.
@@ -30,12 +32,9 @@ class qt_image_view(gr.basic_block):
     Raises ValueError for a length out of range, and where PyQt5 is missing or no QApplication exists yet.
     """
 
-    def __init__(self, title="Received images", length=24):
+    @checked(title=text("text", may_be_empty=True), length=whole("images", 1, MAX_LENGTH), compact=yes_or_no)
+    def __init__(self, title="Received images", length=24, compact=False):
         gr.basic_block.__init__(self, name="qt_image_view", in_sig=None, out_sig=None)
-        if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= MAX_LENGTH:
-            raise ValueError(f"length = {length!r}: must be a whole number from 1 to {MAX_LENGTH} images")
-        if not isinstance(title, str):
-            raise ValueError(f"title = {title!r}: must be text")
         try:
             from PyQt5.QtWidgets import QApplication
 
@@ -46,7 +45,7 @@ class qt_image_view(gr.basic_block):
             raise ValueError("qt_image_view needs a QApplication: make one first, or set Generate Options to QT GUI")
         self._history, self._taken = ImageHistory(length), 0
         self._log = RateLimitedLog(self._warn)
-        self.widget = ImageView(self._history, title)
+        self.widget = ImageView(self._history, title, compact)
         # GNU Radio finds a handler by its name: it must be a method.
         for name, handler in (("images", self._take_image), ("originals", self._take_original)):
             self.message_port_register_in(pmt.intern(name))

@@ -91,7 +91,7 @@ def test_psnr_is_shown_where_the_original_is_known(view, application):
     send(view, plain((138, 138, 138)), image_id=8, stage="initial", truncated=True)
     looked(application)
     # 20 log10(255 / 10)
-    assert "PSNR received 28.1 dB" in view.widget.line.text() and "part of it was lost" in view.widget.line.text()
+    assert "PSNR 28.1 dB" in view.widget.line.text() and "not whole" in view.widget.line.text()
 
 
 def test_a_click_holds_an_image_and_live_lets_it_go(view, application):
@@ -169,7 +169,7 @@ def test_threads_may_bring_stages_in_any_order():
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(history.all()) == 50 and len(history.snr_course()) == 200
+    assert len(history.all()) == 50 and len(history.course()) == 200
     assert all("initial" in reception.pixels or "refined" in reception.pixels for reception in history.all())
 
 

@@ -94,10 +94,15 @@ class WifiCode(ChannelCode):
         sent = [np.concatenate((word[: block.bits], word[self._known :])) for word, block in zip(words, blocks)]
         return np.concatenate(sent)
 
-    def decode(self, llrs: np.ndarray, blocks: Sequence[Block], bits_per_symbol: int) -> tuple[np.ndarray, np.ndarray]:
+    def words(self, llrs: np.ndarray, blocks: Sequence[Block]) -> np.ndarray:
+        """ln p(1)/p(0) of whole code words, float32 (blocks, 1944): what was not sent is known to be zero."""
         words = np.full((len(blocks), self._length), -MAX_LLR, np.float32)
         for word, block, part in zip(words, blocks, _cut(llrs, [block.coded for block in blocks])):
             word[: block.bits], word[self._known :] = part[: block.bits], part[block.bits :]
+        return words
+
+    def decode(self, llrs: np.ndarray, blocks: Sequence[Block], bits_per_symbol: int) -> tuple[np.ndarray, np.ndarray]:
+        words = self.words(llrs, blocks)
         matrix = wifi_ldpc.parity_check_matrix(self._rate)
         decided = np.zeros(words.shape, np.uint8)
         accepted = np.zeros(len(words), bool)

@@ -84,7 +84,7 @@ class Separate(Fields):
             encoded = encode_within(codec, pixels, details["bits"] // 8)
             if encoded is None:
                 continue
-            coded = code.encode(_message(encoded, details["bits"]), blocks, bits_per_symbol)
+            coded = code.encode(message(encoded.data, details["bits"]), blocks, bits_per_symbol)
             llrs, more = self._carry(coded, chosen.constellation, image, budget, snr_db, channel, seed)
             decided, accepted = code.decode(llrs, blocks, bits_per_symbol)
             shown, what = self._show(decided, accepted, blocks, encoded, pixels.shape[:2])
@@ -126,20 +126,26 @@ class Separate(Fields):
     ) -> tuple[np.ndarray, str]:
         """What the receiver shows, uint8 RGB (H, W, 3); and how much of the image that is."""
         codec = find_image_codec(self.image_codec)
-        usable = sum(block.bits for block, before in zip(blocks, np.logical_and.accumulate(accepted)) if before)
-        bits = decided ^ _scrambling(len(decided))
-        data = np.packbits(bits[: usable // 8 * 8]).tobytes()[: len(encoded.data)]
+        data = received_bytes(decided, accepted, blocks)[: len(encoded.data)]
         if data == encoded.data:
             return codec.decode(data, *shape), "whole"
         pixels, any_of_it = salvaged(codec, data, *shape)
         return pixels, "part" if any_of_it else "nothing"
 
 
-def _message(encoded: Encoded, count: int) -> np.ndarray:
-    """The image's bits, padded with zeros and scrambled, uint8 (count,)."""
-    bits = np.unpackbits(np.frombuffer(encoded.data, np.uint8))
-    return np.pad(bits, (0, count - len(bits))) ^ _scrambling(count)
+def received_bytes(decided: np.ndarray, accepted: np.ndarray, blocks: Sequence[Block]) -> bytes:
+    """Of a `message`: the bytes before the first block that failed, zeros behind the image included."""
+    usable = sum(block.bits for block, before in zip(blocks, np.logical_and.accumulate(accepted)) if before)
+    bits = decided ^ scrambling(len(decided))
+    return np.packbits(bits[: usable // 8 * 8]).tobytes()
 
 
-def _scrambling(count: int) -> np.ndarray:
+def message(data: bytes, count: int) -> np.ndarray:
+    """An image's bits, padded with zeros and scrambled, uint8 (count,)."""
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    return np.pad(bits, (0, count - len(bits))) ^ scrambling(count)
+
+
+def scrambling(count: int) -> np.ndarray:
+    """The sequence that both ends know, uint8 (count,)."""
     return np.random.default_rng(SCRAMBLING).integers(0, 2, count, dtype=np.uint8)

@@ -100,3 +100,67 @@ def encode(rate: str, bits: np.ndarray) -> np.ndarray:
         value = sums[:, row] if first < 0 else sums[:, row] ^ np.roll(parity[:, 0], -first, axis=1)
         parity[:, row + 1] = value if row == 0 else value ^ parity[:, row]
     return np.concatenate((bits, parity.reshape(len(bits), -1)), axis=1)
+
+
+def decode(rate: str, llrs: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Belief propagation, for receivers that have to keep up with a live flowgraph: float32 (N, 1944) → bits, and which are right.
+
+    llrs        ln p(1)/p(0) of each bit
+    iterations  at most; a word that satisfies all checks is not decoded further
+    returns     uint8 (N, 1944), bool (N,)
+
+    The sum-product algorithm, layered: a row of the prototype is 81 checks that share no bit, and each row works with what the
+    rows before have found, which takes half the iterations of updating all checks at once.
+    """
+    beliefs = -llrs.astype(np.float32)
+    decided = (beliefs < 0).astype(np.uint8)
+    layers = _layers(rate)
+    open_words = np.flatnonzero(_violated(decided, layers))
+    messages = [np.zeros((len(open_words), *layer.shape), np.float32) for layer in layers]
+    beliefs = beliefs[open_words]
+    for _ in range(iterations):
+        if not len(open_words):
+            break
+        for number, layer in enumerate(layers):
+            incoming = beliefs[:, layer] - messages[number]
+            messages[number] = _check_nodes(incoming)
+            beliefs[:, layer] = incoming + messages[number]
+        decided[open_words] = beliefs < 0
+        left = _violated(decided[open_words], layers)
+        open_words, beliefs = open_words[left], beliefs[left]
+        messages = [message[left] for message in messages]
+    right = np.ones(len(llrs), bool)
+    right[open_words] = False
+    return decided, right
+
+
+def _check_nodes(incoming: np.ndarray) -> np.ndarray:
+    """What each check tells each of its bits, from what the others tell it: ln p(0)/p(1), float32 (N, bits of a check, 81)."""
+    negative = incoming < 0
+    uncertainty = _phi(np.abs(incoming))
+    others = _phi(uncertainty.sum(axis=1, keepdims=True) - uncertainty)
+    odd = np.logical_xor.reduce(negative, axis=1, keepdims=True) ^ negative
+    return np.where(odd, -others, others)
+
+
+def _phi(value: np.ndarray) -> np.ndarray:
+    """−ln tanh(x/2), which is its own inverse."""
+    return -np.log(np.tanh(np.clip(value, 1e-6, 30.0) / 2))
+
+
+def _violated(bits: np.ndarray, layers: list[np.ndarray]) -> np.ndarray:
+    """Which words violate a check, bool (N,)."""
+    violated = np.zeros(len(bits), bool)
+    for layer in layers:
+        violated |= np.bitwise_xor.reduce(bits[:, layer], axis=1).any(axis=1)
+    return violated
+
+
+@lru_cache(maxsize=4)
+def _layers(rate: str) -> list[np.ndarray]:
+    """For each row of the prototype the positions of the bits of its 81 checks, int (bits of a check, 81)."""
+    inner = np.arange(LIFTING)
+    return [
+        np.stack([column * LIFTING + (inner + row[column]) % LIFTING for column in np.flatnonzero(row >= 0)])
+        for row in prototype(rate)
+    ]

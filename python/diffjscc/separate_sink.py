@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""QPSK symbols in, images out: the digital way, to be shown beside jscc_sink."""
+
+from gnuradio import gr
+
+from .jscc_sink import jscc_sink
+from .pdus import LENGTH_TAG
+from .separate_codec import SeparateReceiver
+
+
+class separate_sink(gr.hier_block2):
+    """Decodes what separate_source sends, and shows what a viewer of such a link sees.
+
+        symbols ─► soft decisions ─► LDPC, belief propagation ─► HEVC ─► image
+
+    Input: complex symbols, unit mean power, gain 1, tagged as jscc_sink's.
+    Output, message port ``images``: image PDUs as jscc_sink's; ``truncated`` where not the whole image is shown.
+
+    code, constellation                              as the transmitter's
+    on_failure   "show": an image whose blocks did not all arrive is shown up to the first that failed, and grey behind it;
+                 "freeze": the last whole image is shown again, as video players do
+    snr_db, folder, on_full, queue_size, length_tag  as in jscc_sink
+
+    Raises ValueError as jscc_sink does, for a code, constellation or policy that does not exist, and where PyAV is not installed.
+    """
+
+    def __init__(
+        self,
+        code="wifi-3/4",
+        constellation="qpsk",
+        on_failure="show",
+        snr_db=None,
+        folder="",
+        on_full="wait",
+        queue_size=4,
+        length_tag=LENGTH_TAG,
+    ):
+        gr.hier_block2.__init__(self, "separate_sink", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(0, 0, 0))
+        self._receiver = SeparateReceiver(code, constellation, on_failure, snr_db)
+        self._sink = jscc_sink(snr_db=snr_db, folder=folder, on_full=on_full, queue_size=queue_size, length_tag=length_tag)
+        # All but the codec is the same.
+        self._sink._receiver = self._receiver
+        self.message_port_register_hier_out("images")
+        self.msg_connect((self._sink, "images"), (self, "images"))
+        self.connect(self, self._sink)
+
+    def set_snr_db(self, snr_db):
+        """As in jscc_sink."""
+        self._sink.set_snr_db(snr_db)
+
+    def counters(self):
+        """What jscc_sink counts and, as "shown", images by what was shown: {"whole", "part", "nothing", "frozen": number}."""
+        shown = {name: self._receiver.shown[name] for name in ("whole", "part", "nothing", "frozen")}
+        return self._sink.counters() | {"shown": shown}
