@@ -6,6 +6,7 @@
 # make docs    the documentation site, into build/docs
 # make man     the man pages and the pages of the commands, after a change of their options
 # make grc     gnuradio-companion with these blocks
+# make animation  the animation at the top of the README, anew
 # make lint    style, types, and the C++ layout
 # make install the blocks into the system's GNU Radio, and their Python packages into an environment of their own (sudo)
 # make uninstall  takes all of that away again (sudo)
@@ -28,7 +29,7 @@ ENVIRONMENT := $(PREFIX)/lib/gr-diffjscc
 # The blocks from the build tree, on top of the system's GNU Radio.
 RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
-.PHONY: demo test bench docs man grc lint install uninstall setup clean
+.PHONY: demo test bench docs man grc animation lint install uninstall setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -53,6 +54,10 @@ man: setup
 lint: $(VENV)/.installed $(VENV)/.test
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 	@clang-format --dry-run -Werror lib/*.cc lib/*.h include/gnuradio/diffjscc/*.h
+
+# The animation at the top of the README.
+animation: setup $(VENV)/.grc
+	@$(RUN) tools/animation.py
 
 grc: setup $(VENV)/.grc
 	@PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} GRC_BLOCKS_PATH=$(abspath $(BUILD)/grc) \

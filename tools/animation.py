@@ -18,24 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 #: SNRs of the slider, dB, and how long each is shown, milliseconds.
-COURSE = [
-    (14, 1500),
-    (12, 500),
-    (10, 500),
-    (8, 500),
-    (7, 500),
-    (6, 700),
-    (5, 700),
-    (4, 1200),
-    (3, 700),
-    (2, 500),
-    (1, 500),
-    (0, 500),
-]
-COURSE += [(-2, 500), (-4, 1500), (0, 400), (4, 600), (5, 600), (8, 500), (12, 500)]
+COURSE = [(14, 1500), (10, 600), (8, 600), (6, 700), (5, 900), (4, 1200), (3, 700), (2, 600), (1, 600), (0, 600)]
+COURSE += [(-2, 600), (-4, 1500), (0, 400), (4, 600), (6, 600), (10, 600)]
 
 #: Size of the window, pixels.
-SIZE = (920, 560)
+SIZE = (880, 540)
 
 #: Images that each view receives after the slider has moved, before the window is photographed: some were under way.
 SETTLED = 4
@@ -96,7 +83,7 @@ def frame(pixmap):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images/no_cliff.webp", help="WebP file (default: %(default)s)")
-    parser.add_argument("--quality", type=int, default=50, help="of WebP, 0 to 100 (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=40, help="of WebP, 0 to 100 (default: %(default)s)")
     arguments = parser.parse_args()
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     from PyQt5.QtWidgets import QApplication
