@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+import numpy as np
 
 from diffjscc.images import read_image, to_tensor
 from diffjscc.metrics import psnr
@@ -57,40 +57,96 @@ def environment_of(home, display):
     }
 
 
-@pytest.fixture
-def flowgraph(tmp_path):
+@contextmanager
+def companion(flowgraph, folder, display):
+    """gnuradio-companion with a flowgraph open, in an environment of its own under ``folder``.
+
+    Gives functions that press a key in its window, and that return xdotool's output.
+    """
+    environment, log = environment_of(folder / "home", display), folder / "log"
+
+    def xdotool(*arguments):
+        return subprocess.run(["xdotool", *arguments], env=environment, capture_output=True, text=True).stdout.split()
+
+    def press(key):
+        xdotool("windowfocus", "--sync", window, "key", key)
+
+    command = [SYSTEM_PYTHON, shutil.which("gnuradio-companion"), str(flowgraph)]
+    with open(log, "w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        window = wait_for(lambda: xdotool("search", "--onlyvisible", "--name", flowgraph.stem), 60)[-1]
+        wait_for(lambda: "Done" in log.read_text(), 60)
+        yield press, xdotool
+        wait_for(lambda: "Executing" in log.read_text(), 10)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {log.read_text()}") from None
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_run_brings_the_image(tmp_path):
     """The example that the README opens, in a folder of its own: the companion writes beside it."""
     for name in ("symbol_loopback.grc", "coffee.jpg"):
         shutil.copy(ROOT / "examples" / name, tmp_path)
-    return tmp_path / "symbol_loopback.grc"
-
-
-def test_run_brings_the_image(flowgraph, tmp_path):
     received = tmp_path / "received" / "000000.png"
-    with screen() as display:
-        environment = environment_of(tmp_path / "home", display)
+    with screen() as display, companion(tmp_path / "symbol_loopback.grc", tmp_path, display) as (press, _):
+        press("F5")
+        wait_for(lambda: list(tmp_path.glob("*_flowgraph.py")), 30)
+        press("F6")
+        wait_for(received.exists, 90)
+    assert psnr(to_tensor(read_image(received)), to_tensor(read_image(tmp_path / "coffee.jpg"))) > 18
 
-        def xdotool(*arguments):
-            return subprocess.run(["xdotool", *arguments], env=environment, capture_output=True, text=True).stdout.split()
 
-        command = [SYSTEM_PYTHON, shutil.which("gnuradio-companion"), str(flowgraph)]
-        with open(tmp_path / "log", "w") as log:
-            companion = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            window = wait_for(lambda: xdotool("search", "--onlyvisible", "--name", "symbol_loopback"), 60)[-1]
-            wait_for(lambda: "Done" in (tmp_path / "log").read_text(), 60)
-            xdotool("windowfocus", "--sync", window, "key", "F5")
-            wait_for(lambda: list(tmp_path.glob("*_flowgraph.py")), 30)
-            xdotool("windowfocus", "--sync", window, "key", "F6")
-            wait_for(received.exists, 90)
-            wait_for(lambda: "Executing" in (tmp_path / "log").read_text(), 10)
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {(tmp_path / 'log').read_text()}") from None
-        finally:
-            companion.terminate()
-            companion.wait()
-    sent = read_image(flowgraph.with_name("coffee.jpg"))
-    assert psnr(to_tensor(read_image(received)), to_tensor(sent)) > 18
+#: What someone makes who drags four blocks, connects them, and types the image's name.
+DRAGGED = """
+import sys
+from gnuradio import gr
+from gnuradio.grc.core.platform import Platform
+
+parts = gr.major_version(), gr.api_version(), gr.minor_version()
+platform = Platform(version=gr.version(), version_parts=parts, prefs=gr.prefs())
+platform.build_library()
+flowgraph = platform.make_flow_graph()
+flowgraph.options_block.params["id"].set_value("dragged")
+names = ("diffjscc_jscc_tx", "channels_channel_model", "diffjscc_jscc_rx", "diffjscc_qt_image_view")
+transmitter, channel, receiver, view = blocks = [flowgraph.new_block(name) for name in names]
+for number, block in enumerate(blocks):
+    block.params["id"].set_value(f"block_{number}")
+    block.states["coordinate"] = 16 + 320 * number, 200
+transmitter.params["source"].set_value("coffee.jpg")
+flowgraph.rewrite()
+
+def connect(one, output, other, input):
+    (source,), (sink,) = ([p for p in ports if p.name == name] for ports, name in ((one.sources, output), (other.sinks, input)))
+    flowgraph.connect(source, sink)
+
+connect(transmitter, "out", channel, "in")
+connect(channel, "out", receiver, "in")
+connect(receiver, "images", view, "images")
+flowgraph.rewrite()
+flowgraph.validate()
+assert flowgraph.is_valid(), list(flowgraph.iter_error_messages())
+platform.save_flow_graph(sys.argv[1], flowgraph)
+"""
+
+
+def test_four_blocks_and_the_image_s_name_are_all_that_it_takes_to_see_it(tmp_path):
+    shutil.copy(ROOT / "examples" / "coffee.jpg", tmp_path)
+    path = tmp_path / "dragged.grc"
+    subprocess.run([SYSTEM_PYTHON, "-c", DRAGGED, path], env=environment_of(tmp_path / "maker", ""), check=True, timeout=60)
+
+    def saucer():
+        """Pixels of the screen that are as red as the saucer in the photograph; the companion has none."""
+        shot = ["import", "-display", display, "-window", "root", "-depth", "8", "rgb:-"]
+        red, green, blue = np.frombuffer(subprocess.run(shot, capture_output=True).stdout, np.uint8).reshape(-1, 3).T.astype(int)
+        return int(((red > 110) & (green < red // 2) & (blue < red // 2)).sum())
+
+    with screen() as display, companion(path, tmp_path, display) as (press, _):
+        before = saucer()
+        press("F6")
+        wait_for(lambda: saucer() > before + 5000, 90)
 
 
 def test_an_interpreter_without_the_package_names_itself_and_the_remedy(tmp_path):
