@@ -9,6 +9,8 @@
 # make animation  the animation at the top of the README, anew
 # make lint    style, types, and the C++ layout
 # make install the blocks into the system's GNU Radio, and their Python packages into an environment of their own (sudo)
+# make deb     a Debian package of the blocks, in build/deb
+# make wheel   a wheel and a source archive of the Python package, in dist
 # make uninstall  takes all of that away again (sudo)
 #
 # Each does the set-up that it needs, once.
@@ -29,7 +31,7 @@ ENVIRONMENT := $(PREFIX)/lib/gr-diffjscc
 # The blocks from the build tree, on top of the system's GNU Radio.
 RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
-.PHONY: demo test bench docs man grc animation lint install uninstall setup clean
+.PHONY: demo test bench docs man grc animation lint install deb wheel uninstall setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -70,6 +72,20 @@ install: setup
 	cmake --install $(BUILD)
 	@# Where its library is looked for is remembered; only root may refresh that.
 	@ldconfig 2> /dev/null || true
+
+wheel: $(VENV)/.installed
+	@rm -rf dist
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check build
+	@$(PYTHON) -m build --outdir dist .
+
+# In a build of its own: its paths are those of a distribution.
+deb: $(VENV)/.system
+	@rm -rf $(BUILD)/deb/wheel $(BUILD)/deb/*.deb
+	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(BUILD)/deb/wheel .
+	@cmake -S . -B $(BUILD)/deb -DPYTHON_EXECUTABLE=$(SYSTEM_PYTHON) -DCMAKE_INSTALL_PREFIX=/usr \
+	  -DDIFFJSCC_WHEEL=$$(ls $(abspath $(BUILD))/deb/wheel/*.whl) > $(BUILD)/deb/make.log 2>&1 || { cat $(BUILD)/deb/make.log; exit 1; }
+	@cd $(BUILD)/deb && { cmake --build . && cpack; } >> make.log 2>&1 || { cat make.log; exit 1; }
+	@ls $(BUILD)/deb/*.deb
 
 uninstall:
 	cmake --build $(BUILD) --target uninstall

@@ -154,3 +154,27 @@ def test_modules_import_what_their_extra_installs():
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             third_party = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
             assert third_party <= installed, f"{path} imports {third_party - installed}"
+
+
+@pytest.mark.parametrize(
+    "record, remedy",
+    [
+        (
+            "/no/such/environment\nsudo diffjscc-setup\n",
+            "nor does the Python … environment /no/such/environment: run `sudo diffjscc-setup`",
+        ),
+        ("/no/such/environment\n", "environment /no/such/environment: run `sudo make install` in gr-diffjscc, or `"),
+        ("", "does not have the Python package diffjscc: run `sudo make install` in gr-diffjscc, or `"),
+    ],
+)
+def test_an_interpreter_without_the_package_is_told_what_to_type(tmp_path, record, remedy):
+    (tmp_path / "environment.txt").write_text(record)
+    # The blocks' own file, without the blocks: -I keeps every folder of the user's away, and so the package.
+    code = (
+        f"import runpy, pathlib; runpy.run_path({str(ROOT / 'python' / 'diffjscc' / 'environment.py')!r})"
+        f"['find_package'](pathlib.Path({str(tmp_path / 'environment.txt')!r}))"
+    )
+    done = subprocess.run(["/usr/bin/python3", "-I", "-c", code], capture_output=True, text=True)
+    version = re.search(r"Python (3\.\d+)", done.stderr)
+    assert done.returncode == 1
+    assert (remedy.replace("…", version[1]) if version else remedy) in done.stderr.splitlines()[-1]

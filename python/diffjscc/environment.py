@@ -3,7 +3,8 @@
 
 gnuradio-companion runs flowgraphs with its own interpreter, /usr/bin/python3 as a rule, while the package and torch live in
 a virtual environment. So the build writes the path of that environment to ``environment.txt`` beside this file, and an
-interpreter without the package looks for it there. Other programs of the same interpreter do not see the environment.
+interpreter without the package looks for it there. Other programs of the same interpreter do not see the environment. A second
+line of the file says what to type where the environment is missing.
 """
 
 import importlib
@@ -20,21 +21,20 @@ RECORD = Path(__file__).with_name("environment.txt")
 def find_package(record=RECORD):
     """Makes `import diffjscc` work. Raises ImportError, one line, where neither the interpreter nor the environment has it.
 
-    record   text file that holds the path of a virtual environment of the interpreter's own version
+    record   text file: the path of a virtual environment of the interpreter's own version, and the command that makes it
     """
     if importlib.util.find_spec("diffjscc"):
         return
-    environment = record.read_text().strip() if record.is_file() else ""
+    lines = record.read_text().splitlines() if record.is_file() else []
+    environment, command = (line.strip() for line in (*lines, "", "")[:2])
     if environment:
         _add_packages(_site_packages(environment))
         if importlib.util.find_spec("diffjscc"):
             return
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     looked = f", nor does the Python {version} environment {environment}" if environment else ""
-    raise ImportError(
-        f"{sys.executable} does not have the Python package diffjscc{looked}: "
-        f"run `sudo make install` in gr-diffjscc, or `{sys.executable} -m pip install .` there"
-    )
+    remedy = f"run `{command}`" if command else f"run `sudo make install` in gr-diffjscc, or `{sys.executable} -m pip install .` there"
+    raise ImportError(f"{sys.executable} does not have the Python package diffjscc{looked}: {remedy}")
 
 
 def _site_packages(environment):
