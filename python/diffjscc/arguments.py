@@ -133,7 +133,10 @@ def some_folder(name, value):
 
 def rate(name, value):
     """A rate, channel uses per pixel, that a codec may have, as Fraction. A number or its text."""
-    return _parsed(parse_rate, "a number of channel uses per pixel, such as 1/128")(name, value)
+    number = _parsed(parse_rate, "a number of channel uses per pixel, such as 1/128")(name, value)
+    if number > 1:
+        raise refuse(name, value, "at most 1 channel use per pixel, such as 1/128")
+    return number
 
 
 def snr_db(name, value):

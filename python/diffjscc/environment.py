@@ -33,7 +33,8 @@ def find_package(record=RECORD):
             return
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     looked = f", nor does the Python {version} environment {environment}" if environment else ""
-    remedy = f"run `{command}`" if command else f"run `sudo make install` in gr-diffjscc, or `{sys.executable} -m pip install .` there"
+    by_hand = f"run `sudo make install` in gr-diffjscc, or `{sys.executable} -m pip install .` there"
+    remedy = f"run `{command}`" if command else by_hand
     raise ImportError(f"{sys.executable} does not have the Python package diffjscc{looked}: {remedy}")
 
 

@@ -14,7 +14,8 @@ class jscc_tx(gr.hier_block2):
     """A whole transmitter: jscc_source ─► burst_tx.
 
     Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files.
-    Output: complex samples, unit mean power within a burst; see burst_tx for their tags. Message port ``originals``: as jscc_source's.
+    Output: complex samples, unit mean power within a burst; see burst_tx for their tags. Message port ``originals``: as of
+    jscc_source.
 
     source, repeat, codec, rate, snr_db, device, effort    as in jscc_source
     preset, burst_symbols, clip_db, gap, guard             as in burst_tx

@@ -3,9 +3,10 @@
 
 from gnuradio import gr
 
+from .arguments import RECEIVES, checked, one_of
 from .jscc_sink import jscc_sink
 from .pdus import LENGTH_TAG
-from .separate_codec import SeparateReceiver
+from .separate_codec import CODING, SeparateReceiver
 
 
 class separate_sink(gr.hier_block2):
@@ -24,6 +25,7 @@ class separate_sink(gr.hier_block2):
     Raises ValueError as jscc_sink does, for a code, constellation or policy that does not exist, and where PyAV is not installed.
     """
 
+    @checked(**CODING, snr_db=RECEIVES["snr_db"], on_failure=one_of("show", "freeze"))
     def __init__(
         self,
         code="wifi-3/4",

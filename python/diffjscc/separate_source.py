@@ -3,9 +3,10 @@
 
 from gnuradio import gr
 
+from .arguments import checked
 from .jscc_source import jscc_source
 from .pdus import LENGTH_TAG
-from .separate_codec import SeparateTransmitter
+from .separate_codec import CODING, SeparateTransmitter
 
 
 class separate_source(gr.hier_block2):
@@ -24,6 +25,7 @@ class separate_source(gr.hier_block2):
     Raises ValueError as jscc_source does, for a code or constellation that does not exist, and where PyAV is not installed.
     """
 
+    @checked(**CODING)
     def __init__(
         self,
         source="",

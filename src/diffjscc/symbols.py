@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from .errors import one_line
 from .snr import noise_variance
 
 #: Pixels on a side of the block that one latent position stands for (downsampling 2⁴).
@@ -63,10 +64,10 @@ def parse_snr_db(snr_db: float | str, name: str = "snr_db") -> float:
     """A finite SNR in dB, from a number or its text. Raises ValueError for NaN, infinities and what is not a number."""
     try:
         value = float(snr_db)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} = {snr_db} is not an SNR: give a finite number of dB, such as 1.0")
+        raise ValueError(f"{name} = {one_line(snr_db, 40)} is not an SNR: give a finite number of dB, such as 1.0")
     return value
 
 

@@ -44,6 +44,8 @@ SETTERS = [
     (diffjscc.jscc_tx, "set_snr_db", lambda block: block._source._transmitter.snr_db, -3.5, -3.5, []),
     (diffjscc.jscc_tx, "set_effort", lambda block: block._source._transmitter.effort, 7, 7, [-1, 2.5]),
     (diffjscc.jscc_tx, "set_amplitude", lambda block: block._scale.k(), "0.25", 0.25, [0, -1.0, "-1"]),
+    (diffjscc.separate_source, "set_rate", lambda block: block._source._transmitter.rate, "1/64", Fraction(1, 64), ["1/100", 2.5]),
+    (diffjscc.separate_sink, "set_snr_db", lambda block: block._receiver.snr_db, 4, 4.0, []),
     (diffjscc.jscc_sink, "set_snr_db", lambda block: block._receiver.snr_db, 4, 4.0, []),
     (diffjscc.jscc_decoder, "set_snr_db", lambda block: block._receiver.snr_db, "4", 4.0, []),
 ]
@@ -52,7 +54,7 @@ SETTERS = [
 @pytest.mark.parametrize("make, setter, value_of, good, kept, bad", SETTERS, ids=[f"{s[0].__name__}.{s[1]}" for s in SETTERS])
 def test_a_bad_value_is_one_line_and_the_old_one_stays(make, setter, value_of, good, kept, bad, capfd):
     block = make()
-    receives = make in (diffjscc.jscc_sink, diffjscc.jscc_decoder)
+    receives = make in (diffjscc.jscc_sink, diffjscc.jscc_decoder, diffjscc.separate_sink)
     getattr(block, setter)(good)
     assert value_of(block) == kept and not capfd.readouterr().out
     for value in [*NONSENSE, *bad]:
