@@ -118,7 +118,7 @@ def test_changes_are_read_as_yaml_and_reach_into_nested_keys():
     assert changed.rates == ["1/128", "1/16"] and changed.compile and changed.seed == 3
     # The recipe's other keys stay.
     assert (changed.channel.clip_db, changed.channel.bursts, changed.channel.faded) == (4, 10, 0.075)
-    assert changed.architecture == {"architecture": "lite", "decoder_depths": [2, 2, 2]}
+    assert changed.architecture == {"architecture": "lite", "attention": [1, 2], "decoder_depths": [2, 2, 2]}
 
 
 @pytest.mark.parametrize(
