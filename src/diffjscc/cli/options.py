@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from typing import NoReturn
@@ -18,6 +19,14 @@ MAX_SNR_DB = 100
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser, as are its subparsers, that reports a bad option in one line like other bad input, without the usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
+            # argparse takes this for an option without a value, and checks nothing.
+            if word.startswith("-") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: expected a value, not --")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
