@@ -88,11 +88,9 @@ deb: $(VENV)/.system
 	@ls $(BUILD)/deb/*.deb
 
 uninstall:
-	cmake --build $(BUILD) --target uninstall
-	@# Its own folders too, with what Python wrote into them, and those that are empty now.
-	sed 's|/[^/]*$$||' $(BUILD)/install_manifest.txt | grep -E '/(gnuradio-)?diffjscc$$' | sort -u | xargs -r rm -rf
-	rm -rf $(ENVIRONMENT) $(PREFIX)/bin/diffjscc
-	sed 's|/[^/]*$$||' $(BUILD)/install_manifest.txt | sort -u | xargs -r rmdir -p --ignore-fail-on-non-empty 2> /dev/null || true
+	@sh tools/uninstall.sh $(BUILD) $(PREFIX)
+	@ldconfig 2> /dev/null || true
+	@echo "gr-diffjscc is removed from $(PREFIX)"
 
 clean:
 	rm -rf $(BUILD) $(VENV) demo

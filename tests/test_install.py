@@ -178,3 +178,36 @@ def test_an_interpreter_without_the_package_is_told_what_to_type(tmp_path, recor
     version = re.search(r"Python (3\.\d+)", done.stderr)
     assert done.returncode == 1
     assert (remedy.replace("…", version[1]) if version else remedy) in done.stderr.splitlines()[-1]
+
+
+def test_uninstall_removes_all_that_was_installed_and_nothing_else(tmp_path):
+    prefix, build = tmp_path / "prefix", tmp_path / "build"
+    installed = [
+        prefix / name
+        for name in (
+            "bin/diffjscc-rx",
+            "lib/cmake/gnuradio-diffjscc/gnuradio-diffjsccConfig.cmake",
+            "lib/python3.11/dist-packages/gnuradio/diffjscc/__init__.py",
+            "lib/python3.11/dist-packages/gr_diffjscc-0.1.0.dist-info/METADATA",
+            "share/gnuradio/grc/blocks/diffjscc_jscc_rx.block.yml",
+            "share/man/man1/diffjscc a b.1",
+        )
+    ]
+    # Bytecode, an example's output, the environment, and its command; and files of others, which stay.
+    beside = [
+        prefix / "lib/python3.11/dist-packages/gnuradio/diffjscc/__pycache__/__init__.cpython-311.pyc",
+        prefix / "lib/gr-diffjscc/bin/python",
+        prefix / "bin/diffjscc",
+    ]
+    others = [prefix / "share/gnuradio/grc/blocks/satellites_x.block.yml", prefix / "bin/other"]
+    for path in installed + beside + others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    build.mkdir()
+    (build / "install_manifest.txt").write_text("\n".join(map(str, installed)))
+    command = ["sh", ROOT / "tools" / "uninstall.sh", build, prefix]
+    subprocess.run(command, check=True)
+    assert {path for path in prefix.rglob("*") if not path.is_dir()} == set(others)
+    assert all(any(other.is_relative_to(path) for other in others) for path in prefix.rglob("*"))
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1 and "nothing was installed from" in again.stderr

@@ -113,3 +113,8 @@ def test_evaluate_prints_a_table_that_rises_with_rate_and_snr(images, capsys):
     assert points["1/16", 13.0] > points["1/128", 13.0] > points["1/128", 1.0]
     assert main(["evaluate", str(images / "coffee.png"), "--rates", "1/64", "--snrs", "4"]) == 0
     assert capsys.readouterr().out.startswith("| rate | 4 dB |\n|---|---|\n| 1/64 | ")
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    done = subprocess.run(f"{sys.executable} -m diffjscc.cli models | true", shell=True, capture_output=True, text=True)
+    assert done.stderr == ""
