@@ -88,6 +88,8 @@ with RefineClient(sys.argv[1]) as client:
         (["diffusers"], ["simulate", "{images}", "--refiner", "mini"], "refining needs diffusers, … 'diffjscc[refine]'"),
         (["accelerate"], ["evaluate", "{images}", "--refiner", "mini"], "refining needs accelerate, … 'diffjscc[refine]'"),
         (["tqdm"], ["evaluate", "{images}"], "diffjscc evaluate needs tqdm, … 'diffjscc[evaluate]'"),
+        (["yaml"], ["evaluate", "figure4"], "diffjscc evaluate needs yaml, … 'diffjscc[evaluate]'"),
+        (["yaml"], ["train"], "diffjscc train needs yaml, … 'diffjscc[train]'"),
         (["prometheus_client"], ["serve"], "diffjscc serve needs prometheus_client, … 'diffjscc[serve]'"),
         (
             ["diffusers"],

@@ -80,6 +80,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with extra("evaluate", "diffjscc evaluate"):
         import tqdm  # noqa: F401
+        import yaml  # noqa: F401
 
     if not _is_sweep(arguments.images[0]):
         _refuse(arguments, SWEEP_OPTIONS, "is an option of sweeps: give a SWEEP.yaml, see `diffjscc evaluate --help`")
