@@ -15,13 +15,13 @@ from diffjscc.symbols import Symbols
 
 from .arguments import checked
 from .counters import Counters
-from .pdus import HEADER_TAG, LENGTH_TAG, header_to_pmt, image_from_pdu, image_to_pdu
+from .pdus import HEADER_TAG, LENGTH_TAG, LIVE, header_to_pmt, image_from_pdu, image_to_pdu
 from .setters import refuses_bad_values
 from .threads import start_thread
 from .transmitter import Transmitter
 
-#: Seconds that `work` waits for an image before it gives the scheduler a turn.
-PATIENCE = 0.1
+#: Seconds that `work` waits for an image before it gives the scheduler a turn: an image of the message port waits as long.
+PATIENCE = 0.01
 
 #: Seconds that `work` waits for an image, or for the next step of the encoder's effort, once nobody sends messages any more:
 #: the scheduler then ends a source that has nothing.
@@ -30,11 +30,19 @@ LAST_PATIENCE = 60.0
 #: Seconds that `stop` waits for an image that is being encoded.
 STOP_TIMEOUT = 1.0
 
-#: Encoded images kept ready ahead of the stream.
-AHEAD = 2
+#: Encoded images kept ready ahead of the stream; where they are live, each would be one more of delay.
+AHEAD, LIVE_AHEAD = 2, 1
 
 #: Images from the message port that may wait.
 MAX_WAITING = 64
+
+
+@dataclass(frozen=True)
+class _Posted:
+    """An image from the message port; ``live``: a newer live one replaces it."""
+
+    pixels: np.ndarray
+    live: bool
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class _Ready:
 class jscc_source(gr.sync_block):
     """Encodes images to bursts of complex symbols.
 
-    Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files.
+    Input, message port ``images``: image PDUs {width, height} · u8vector RGB; they go before files. Of those with ``live: True``,
+    as camera_source publishes them, only the newest waits.
     Output: complex symbols, mean |y|² = 1 over each image, one burst an image, K = R·W·H for sides that are multiples
     of 16. A burst's first symbol carries the tags ``image_header`` (the fields of ImageHeader) and ``packet_len``. Message port
     ``originals``: PDUs of the images as they are encoded, under the image_id that they are sent with, for qt_image_view.
@@ -94,7 +103,7 @@ class jscc_source(gr.sync_block):
         self._files = find_images(source) if source else []
         self._repeat = repeat
         self._length_tag = pmt.intern(length_tag)
-        self._counters = Counters("sent", "skipped")
+        self._counters = Counters("sent", "skipped", "replaced")
         self._changed = threading.Condition()
         self._thread = None
         self._running = self._ended = self._stopping = False
@@ -102,6 +111,8 @@ class jscc_source(gr.sync_block):
         self._pass = None
         self._waiting, self._encoding, self._steps = collections.deque(), None, 0
         self._ready = collections.deque()
+        # Whether live images came.
+        self._live = False
         self._sending, self._burst = None, np.zeros(0, np.complex64)
         self._originals = pmt.intern("originals")
         self.message_port_register_out(self._originals)
@@ -125,10 +136,11 @@ class jscc_source(gr.sync_block):
 
     def counters(self):
         """{"sent": images on the stream to their last symbol, "skipped": images that could not be read or encoded, "waiting":
-        images of the message port that are neither yet}."""
+        images of the message port that are neither yet; once live images came, "replaced": those that a newer one has replaced}."""
         with self._changed:
             posted = [self._encoding == "posted", *(item is not None and item.posted for item in (*self._ready, self._sending))]
-            return self._counters.snapshot() | {"waiting": len(self._waiting) + sum(posted)}
+            counted = self._counters.snapshot() | {"waiting": len(self._waiting) + sum(posted)}
+            return counted if self._live else {name: number for name, number in counted.items() if name != "replaced"}
 
     def start(self):
         with self._changed:
@@ -196,12 +208,18 @@ class jscc_source(gr.sync_block):
 
     def _take_pdu(self, message):
         try:
-            pixels, _ = image_from_pdu(message)
+            pixels, metadata = image_from_pdu(message)
         except ValueError as error:
             return self._skip(error)
+        posted = _Posted(pixels, bool(metadata.get(LIVE)))
         with self._changed:
+            self._live |= posted.live
+            if posted.live:
+                kept = [other for other in self._waiting if not other.live]
+                self._counters.count("replaced", len(self._waiting) - len(kept))
+                self._waiting = collections.deque(kept)
             if len(self._waiting) < MAX_WAITING:
-                self._waiting.append(pixels)
+                self._waiting.append(posted)
                 self._changed.notify_all()
                 return None
         return self._skip(f"{MAX_WAITING} images are waiting already: send them more slowly")
@@ -215,7 +233,7 @@ class jscc_source(gr.sync_block):
     def _run(self):
         while self._wait_for_work():
             with self._changed:
-                pixels = self._waiting.popleft() if self._waiting else None
+                pixels = self._waiting.popleft().pixels if self._waiting else None
                 self._encoding = "file" if pixels is None else "posted"
             symbols = self._encode(pixels)
             with self._changed:
@@ -233,7 +251,10 @@ class jscc_source(gr.sync_block):
         """True when there is an image to encode and room for it; False when the flowgraph has stopped."""
 
         def due():
-            return self._stopping or (len(self._ready) < AHEAD and (self._waiting or self._pass is not None))
+            live = bool(self._waiting) and self._waiting[0].live
+            return self._stopping or (
+                len(self._ready) < (LIVE_AHEAD if live else AHEAD) and (self._waiting or self._pass is not None)
+            )
 
         with self._changed:
             self._changed.wait_for(due)

@@ -25,6 +25,9 @@ BURST_HEADER_TAG = pmt.intern("burst_header")
 #: Key of the optional tag that tells a burst's SNR at the receiver, dB.
 SNR_TAG = pmt.intern("snr_db")
 
+#: Key in an image PDU's metadata: True for moving images, of which the newest wins.
+LIVE = "live"
+
 #: Name of the tag that carries a burst's length, as GNU Radio's own blocks call it.
 LENGTH_TAG = "packet_len"
 
