@@ -80,6 +80,7 @@ wheel: $(VENV)/.installed
 
 # In a build of its own: its paths are those of a distribution.
 deb: $(VENV)/.system
+	@sh tools/system-packages.sh deb
 	@rm -rf $(BUILD)/deb/wheel $(BUILD)/deb/*.deb
 	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(BUILD)/deb/wheel .
 	@cmake -S . -B $(BUILD)/deb -DPYTHON_EXECUTABLE=$(SYSTEM_PYTHON) -DCMAKE_INSTALL_PREFIX=/usr \

@@ -3,7 +3,8 @@
 #
 # Installs what this module needs from Debian or Ubuntu, where it is missing.
 #
-# usage: system-packages.sh [grc] [test]
+# usage: system-packages.sh [deb] [grc] [test]
+#   deb    what `make deb` needs beside a build
 #   grc    what gnuradio-companion needs to open its window
 #   test   what presses its buttons without a screen, and what else only tests and checks of style use
 set -eu
@@ -26,6 +27,10 @@ need g++ command -v g++
 need python3-venv /usr/bin/python3 -c 'import ensurepip'
 for group in "$@"; do
     case $group in
+        deb)
+            need file command -v file
+            need dpkg-dev command -v dpkg-shlibdeps
+            ;;
         grc)
             need "gir1.2-gtk-3.0 python3-gi-cairo" has_gtk
             need fonts-dejavu-core has_font
@@ -41,7 +46,7 @@ for group in "$@"; do
             need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
             ;;
         *)
-            echo "system-packages.sh: '$group' is neither grc nor test" >&2
+            echo "system-packages.sh: '$group' is none of deb, grc, test" >&2
             exit 2
             ;;
     esac
