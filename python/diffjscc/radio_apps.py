@@ -3,6 +3,7 @@
 
 import argparse
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -76,15 +77,55 @@ def _counted(name, number, why):
     return f"{name} {number} ({brackets})" if brackets else f"{name} {number}"
 
 
-def run(flowgraph, finished=lambda: False):
-    """Runs a flowgraph until it ends, ``finished()`` returns True, or the process is interrupted or terminated."""
+class Window:
+    """A window with qt_image_view, ``view``, for a program without Qt's event loop.
+
+    Raises ValueError, one line, where there is no screen, or PyQt5 is not installed.
+    """
+
+    def __init__(self):
+        # Without a screen Qt ends the whole process.
+        probe = "from PyQt5.QtWidgets import QApplication; QApplication([])"
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+        if done.returncode:
+            reason = next(iter(done.stderr.strip().splitlines()[-1:]), "no reason given")
+            if "PyQt5" not in reason:
+                reason = "there is no screen that Qt can use: is DISPLAY set?"
+            raise ValueError(f"no window can be shown ({reason})")
+        from PyQt5.QtWidgets import QApplication
+
+        from .qt_image_view import qt_image_view
+
+        self._application = QApplication.instance() or QApplication(sys.argv[:1])
+        self.view = qt_image_view()
+        self.view.widget.resize(800, 700)
+        self.view.widget.show()
+
+    def closed(self):
+        return not self.view.widget.isVisible()
+
+    def pause(self):
+        """Lets the window paint and take clicks, for a moment."""
+        self._application.processEvents()
+        time.sleep(0.01)
+
+
+def _rest():
+    time.sleep(0.05)
+
+
+def run(flowgraph, finished=lambda: False, pause=_rest):
+    """Runs a flowgraph until it ends, ``finished()`` returns True, or the process is interrupted or terminated.
+
+    ``pause()`` is called over and over meanwhile.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     flowgraph.start()
     ended = threading.Thread(target=flowgraph.wait, daemon=True)
     ended.start()
     try:
         while ended.is_alive() and not finished():
-            time.sleep(0.05)
+            pause()
     except KeyboardInterrupt:
         pass
     flowgraph.stop()
