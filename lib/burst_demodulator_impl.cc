@@ -2,6 +2,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 
 #include "burst_demodulator_impl.h"
+#include "status.h"
 #include <gnuradio/io_signature.h>
 #include <pmt/pmt.h>
 #include <algorithm>
@@ -43,6 +44,7 @@ burst_demodulator_impl::burst_demodulator_impl(int fft_len, int cp_len)
       d_receiver(fft_len, cp_len)
 {
     set_tag_propagation_policy(TPP_DONT);
+    message_port_register_out(STATUS);
 }
 
 bool burst_demodulator_impl::start()
@@ -168,16 +170,21 @@ void burst_demodulator_impl::report()
 {
     if (!d_report.pending())
         return;
-    const std::string preambles = d_report.due(rejection_report::clock::now());
-    if (!preambles.empty())
-        d_logger->warn(
-            "no readable header behind {:s}: the transmitter has another preset (this "
-            "receiver: fft_len {:d}, cp_len {:d}) or a sample rate more than 0.1 % off; "
-            "or "
-            "noise, interference or echoes are too strong",
-            preambles,
-            d_receiver.parameters().fft_len,
-            d_receiver.parameters().cp_len);
+    const auto news = d_report.due(rejection_report::clock::now());
+    if (!news)
+        return;
+    const auto line = fmt::format(
+        "no readable header behind {:d} of {:d} preambles: the transmitter has another "
+        "preset (this receiver: fft_len {:d}, cp_len {:d}), a sample rate more than 0.1 "
+        "% "
+        "off or a carrier further away than max_offset; or noise, interference or echoes "
+        "are too strong",
+        news->unreadable,
+        news->unreadable + news->readable,
+        d_receiver.parameters().fft_len,
+        d_receiver.parameters().cp_len);
+    d_logger->warn("{:s}", line);
+    publish_status(*this, "rejected", news->unreadable, line);
 }
 
 void burst_demodulator_impl::send(gr_complex* symbols,

@@ -3,6 +3,7 @@
 
 #include "burst_detector_impl.h"
 #include "chirp.h"
+#include "status.h"
 #include <gnuradio/io_signature.h>
 #include <pmt/pmt.h>
 #include <volk/volk.h>
@@ -129,11 +130,19 @@ burst_detector_impl::burst_detector_impl(double false_alarm_rate, double max_off
     set_output_multiple(STEP);
     set_tag_propagation_policy(TPP_ONE_TO_ONE);
     declare_sample_delay(FFT_LEN - STEP);
+    message_port_register_out(STATUS);
 }
 
 bool burst_detector_impl::start()
 {
     d_pending = false;
+    d_unknown = {};
+    return true;
+}
+
+bool burst_detector_impl::stop()
+{
+    report(true);
     return true;
 }
 
@@ -244,6 +253,29 @@ void burst_detector_impl::emit(const candidate& found)
     value = pmt::dict_add(value, pmt::intern("metric"), pmt::from_double(found.metric));
     add_item_tag(0, nitems_written(0) + sample, pmt::intern("burst"), value, alias_pmt());
     d_detected++;
+    d_unknown.explain();
+}
+
+// The power of this step's samples, window by window.
+void burst_detector_impl::look_for_unknown()
+{
+    static_assert(unknown_signal::WINDOW == CHIRP_LEN && STEP % CHIRP_LEN == 0);
+    for (int n = 0; n < STEP; n += CHIRP_LEN)
+        d_unknown.add(d_energy[n] / CHIRP_LEN);
+}
+
+void burst_detector_impl::report(bool last)
+{
+    if (!d_unknown.due(unknown_signal::clock::now(), last))
+        return;
+    const auto line = fmt::format(
+        "a signal comes in bursts, and has no preamble: the "
+        "transmitter's sample rate is more than 5 % off, or its carrier more than {:g} "
+        "of "
+        "the sample rate away (max_offset); or the signal is another system's",
+        d_max_offset);
+    d_logger->warn("{:s}", line);
+    publish_status(*this, "unknown signal", 1, line);
 }
 
 int burst_detector_impl::work(int noutput_items,
@@ -256,6 +288,7 @@ int burst_detector_impl::work(int noutput_items,
     const double first_look = -std::expm1(-FIRST_LOOK / (CHIRP_LEN - 1));
     // One step in each call: tags may only be added to samples that this call writes.
     correlate(in);
+    look_for_unknown();
     for (int position = AHEAD; position < AHEAD + STEP; position++) {
         if (d_up_power[position] > first_look)
             examine(position);
@@ -265,6 +298,7 @@ int burst_detector_impl::work(int noutput_items,
         }
     }
     d_best.position -= STEP;
+    report(false);
     std::copy_n(d_window.begin(), STEP, out);
     return STEP;
 }

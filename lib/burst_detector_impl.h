@@ -4,6 +4,7 @@
 #ifndef INCLUDED_DIFFJSCC_BURST_DETECTOR_IMPL_H
 #define INCLUDED_DIFFJSCC_BURST_DETECTOR_IMPL_H
 
+#include "unknown_signal.h"
 #include <gnuradio/diffjscc/burst_detector.h>
 #include <gnuradio/fft/fft.h>
 #include <volk/volk_alloc.hh>
@@ -21,6 +22,7 @@ public:
     double threshold() const override { return d_threshold; }
 
     bool start() override;
+    bool stop() override;
     int work(int noutput_items,
              gr_vector_const_void_star& input_items,
              gr_vector_void_star& output_items) override;
@@ -35,6 +37,8 @@ private:
     void correlate(const gr_complex* in);
     void examine(int position);
     void emit(const candidate& found);
+    void look_for_unknown();
+    void report(bool last);
 
     const double d_max_offset;
     // How far carrier offsets move the down-chirp's peak from its middle position, samples.
@@ -50,6 +54,7 @@ private:
     volk::vector<float> d_up_power, d_down_power; // |c|^2 / (M energy), rho
     bool d_pending = false;
     candidate d_best{};
+    unknown_signal d_unknown;
 };
 
 } // namespace diffjscc

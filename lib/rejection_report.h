@@ -6,7 +6,8 @@
 
 #include <chrono>
 #include <cstdint>
-#include <string>
+#include <optional>
+#include <utility>
 
 namespace gr {
 namespace diffjscc {
@@ -33,27 +34,29 @@ public:
     void add(double metric, bool readable)
     {
         if (metric >= CREDIBLE)
-            (readable ? d_readable : d_unreadable)++;
+            (readable ? d_seen.readable : d_seen.unreadable)++;
     }
 
-    //! What to tell at this time, such as "2 of 3 preambles"; empty for nothing.
-    std::string due(clock::time_point now)
+    //! Preambles since the last report.
+    struct tally {
+        uint64_t unreadable = 0, readable = 0;
+    };
+
+    //! What to tell at this time, if anything.
+    std::optional<tally> due(clock::time_point now)
     {
-        if (d_unreadable == 0 || (d_told && now - d_last < PERIOD))
-            return {};
-        const auto text = std::to_string(d_unreadable) + " of " +
-                          std::to_string(d_unreadable + d_readable) + " preambles";
+        if (!pending() || (d_told && now - d_last < PERIOD))
+            return std::nullopt;
         d_told = true;
         d_last = now;
-        d_unreadable = d_readable = 0;
-        return text;
+        return std::exchange(d_seen, {});
     }
 
     //! Whether a call of `due` may have anything to tell.
-    bool pending() const { return d_unreadable > 0; }
+    bool pending() const { return d_seen.unreadable > 0; }
 
 private:
-    uint64_t d_unreadable = 0, d_readable = 0;
+    tally d_seen;
     bool d_told = false;
     clock::time_point d_last;
 };

@@ -17,7 +17,7 @@ from diffjscc.symbols import Symbols
 from .arguments import checked
 from .bursts import BurstAssembler
 from .counters import Counters
-from .logs import RateLimitedLog
+from .logs import StatusLog
 from .pdus import LENGTH_TAG
 
 #: Samples that may wait for room in the output before input is held back.
@@ -31,7 +31,7 @@ class burst_tx(gr.basic_block):
 
     Input: complex symbols, tagged as jscc_source does.
     Output: complex samples, unit mean power within a burst. A burst's first sample carries ``packet_len`` (its length with
-    the silence after it) and ``tx_sob``, the last one ``tx_eob``.
+    the silence after it) and ``tx_sob``, the last one ``tx_eob``. Message port ``status``: what is logged, see StatusLog.
 
     preset         "ofdm64" or "ofdm256": subcarriers in the sample rate
     burst_symbols  JSCC symbols in a burst, at most 8191; images with more are cut into equal fragments. Short bursts lose
@@ -54,7 +54,7 @@ class burst_tx(gr.basic_block):
         self._length_tag = length_tag
         self._session = secrets.randbelow(SESSION_PERIOD)
         self._samples, self._tags = collections.deque(), collections.deque()
-        self._counters, self._log = Counters("sent", "dropped", by_reason=("dropped",)), RateLimitedLog(self._warn)
+        self._counters, self._log = Counters("sent", "dropped", by_reason=("dropped",)), StatusLog(self, self._warn)
         self.set_tag_propagation_policy(gr.TPP_DONT)
 
     def counters(self):
@@ -71,7 +71,7 @@ class burst_tx(gr.basic_block):
         left = len(self._samples)
         if left:
             self._counters.count("dropped", left, "stopped")
-            self._warn(f"stopped with {left} bursts not sent, or not to their end")
+            self._log.say("stopped", f"stopped with {left} bursts not sent, or not to their end")
         self._samples.clear()
         self._tags.clear()
         return True
@@ -122,7 +122,7 @@ class burst_tx(gr.basic_block):
 
     def _drop(self, reason, message):
         self._counters.count("dropped", reason=reason)
-        self._log.note(reason, f"burst not sent: {one_line(message)}")
+        self._log.note("dropped", f"burst not sent: {one_line(message)}", kind=reason)
 
     def _warn(self, line):
         self.logger.warn(line)

@@ -11,14 +11,17 @@ from diffjscc.images import unused_path, write_image
 
 from .arguments import checked, some_folder
 from .counters import Counters
-from .logs import RateLimitedLog
+from .logs import StatusLog
 from .pdus import image_from_pdu
 
 
 class image_file_sink(gr.basic_block):
-    """Writes the images of image PDUs to a folder, named by their image_id; none overwrites another.
+    """Writes the images of image PDUs to a folder, named by their image_id and stage; none overwrites another.
 
-    Input, message port ``images``: {width, height, image_id (optional)} · u8vector RGB.
+    Input, message port ``images``: {width, height, image_id and stage (optional)} · u8vector RGB, or an image file's bytes.
+    Message port ``status``: what is logged, see StatusLog.
+
+    Files are called 000001.png and, with stage "refined", 000001_refined.png; where that exists, 000001-2.png.
 
     folder   where to write; made with the block where it is missing
     suffix   format of the files: .png, .webp, .jpg, …
@@ -32,7 +35,7 @@ class image_file_sink(gr.basic_block):
         gr.basic_block.__init__(self, name="image_file_sink", in_sig=None, out_sig=None)
         self._folder, self._suffix = Path(folder), suffix
         self._counters = Counters("written", "unwritten", "bad")
-        self._log = RateLimitedLog(self._warn)
+        self._log = StatusLog(self, self._warn)
         self.message_port_register_in(pmt.intern("images"))
         self.set_msg_handler(pmt.intern("images"), self._write)
 
@@ -45,10 +48,11 @@ class image_file_sink(gr.basic_block):
         try:
             pixels, metadata = image_from_pdu(message)
             image_id = int(metadata.get("image_id", self._counters["written"]))
+            stage = "_refined" if metadata.get("stage") == "refined" else ""
         except Exception as error:
             return self._refuse("bad", error)
         try:
-            write_image(unused_path(self._folder, f"{image_id:06d}", self._suffix), pixels)
+            write_image(unused_path(self._folder, f"{image_id:06d}{stage}", self._suffix), pixels)
         except Exception as error:
             return self._refuse("unwritten", error)
         self._counters.count("written")

@@ -11,6 +11,7 @@ from diffjscc.air.gatherer import Gatherer
 from diffjscc.snr import noise_variance
 
 from .bursts import BurstAssembler
+from .reference import ReferenceCheck
 
 
 class Incoming:
@@ -19,7 +20,7 @@ class Incoming:
     length_tag  name of the length tag
     receiver    Receiver, for codecs' numbers and the SNR of fragments
     deadline    seconds without a fragment after which an incomplete image is complete; None to wait
-    log         RateLimitedLog
+    log         StatusLog
     ended       deque of what can be decoded: a `Burst`, or the (ImageHeader, Reception) of an image that came in fragments
     """
 
@@ -27,6 +28,7 @@ class Incoming:
         self._receiver, self._deadline, self._log = receiver, deadline, log
         self._assembler = BurstAssembler(length_tag, receiver.find_codec)
         self._gatherer = Gatherer(deadline)
+        self._references = ReferenceCheck()
         # A live receiver's clock expires images while `work` adds to them.
         self._lock = threading.Lock()
         self._untagged_told = self._late_told = 0
@@ -44,6 +46,11 @@ class Incoming:
         return self._gatherer.late
 
     @property
+    def distorted(self):
+        """References behind bursts that did not arrive as they were sent."""
+        return self._references.distorted
+
+    @property
     def idle(self):
         """Whether nothing waits for more symbols or for the decoder."""
         return not self.ended and not self._gatherer.waiting
@@ -54,6 +61,7 @@ class Incoming:
         self._gather(self._assembler.push(symbols, offset, tags, noise_var))
         self._tell_untagged()
         self._tell_late()
+        self._tell_distorted(self._references.push(symbols, offset, tags))
 
     def expire(self):
         """The image whose deadline has passed, in a list: for receivers whose stream goes on."""
@@ -78,6 +86,8 @@ class Incoming:
             self._gather([last])
         self._finish()
         self._tell_untagged()
+        self._tell_distorted(self._references.flush())
+        self._references.restart()
 
     def _finish(self):
         with self._lock:
@@ -117,4 +127,13 @@ class Incoming:
                     f" order, or a pause within an image was longer than the deadline of {self._deadline} s"
                 ),
                 fresh,
+            )
+
+    def _tell_distorted(self, found):
+        for what in found:
+            self._log.note(
+                "distorted",
+                "symbols do not arrive as jscc_source sent them, and images come out wrong: the known ones behind a burst"
+                f" {what}. jscc_sink cannot undo that: put JSCC TX and JSCC RX at the ends of a radio or of any channel but noise;"
+                " in front of JSCC Sink, Channel Model needs the taps [0, 0, 0, 1], because it moves symbols and not their tags",
             )

@@ -12,7 +12,7 @@ class jscc_rx(gr.hier_block2):
     """A whole receiver: burst_rx ─► jscc_sink.
 
     Input: complex samples at the transmitter's rate, at any level.
-    Output, message ports ``images`` and ``refined``: as jscc_sink's.
+    Output, message ports ``images`` and ``refined``: as jscc_sink's; ``status``: what is logged, see StatusLog.
     Output 0, optional: equalised symbols, for a constellation display.
     Output 1, optional: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
@@ -53,6 +53,9 @@ class jscc_rx(gr.hier_block2):
         for name in ("images", "refined"):
             self.message_port_register_hier_out(name)
             self.msg_connect((self._sink, name), (self, name))
+        self.message_port_register_hier_out("status")
+        for block in (self._bursts, self._sink):
+            self.msg_connect((block, "status"), (self, "status"))
         self.connect(self, self._bursts)
         self.connect((self._bursts, 0), (self._sink, 0))
         self.connect((self._bursts, 1), (self._sink, 1))

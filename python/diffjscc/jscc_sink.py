@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Complex symbols in, images out."""
 
+import math
 import threading
 import time
 
 import numpy as np
-import pmt
 from gnuradio import gr
 
 from diffjscc.errors import one_line
@@ -13,8 +13,10 @@ from diffjscc.errors import one_line
 from .arguments import RECEIVES, checked
 from .bursts import Dropped
 from .counters import Counters
+from .delivery import Delivery
+from .diffjscc_python import input_ended
 from .incoming import Incoming
-from .logs import RateLimitedLog
+from .logs import StatusLog
 from .pdus import LENGTH_TAG, image_to_pdu, received_metadata
 from .receiver import Receiver
 from .refinement import check_refinement
@@ -22,14 +24,17 @@ from .setters import refuses_bad_values
 from .worker import DRAIN_TIMEOUT, Worker
 from .writer import ImageWriter
 
-#: Seconds that `work` waits for the decoder before it gives the scheduler a turn.
-PATIENCE = 0.1
+#: Seconds that `work` waits for the decoder before it gives the scheduler a turn; and with "drop", where symbols may come.
+PATIENCE = {"wait": 0.1, "drop": 0.005}
+
+#: Seconds between two looks at the deadline of an image whose fragments come from a live radio.
+LOOK = 0.1
 
 #: Seconds more in which images that are decoded and refined may still be written.
 WRITE_TIMEOUT = 0.4
 
-#: Seconds after which stopping is worth a line in the log.
-QUIET_STOP = 0.5
+#: Seconds after which stopping is worth a line in the log, and after which a flowgraph that goes on without a stream is.
+QUIET_STOP, QUIET_END = 0.5, 5.0
 
 #: Images that may wait to be written, as a multiple of the bursts that may wait for the decoder: writing a PNG file takes longer
 #: than decoding.
@@ -44,7 +49,7 @@ class jscc_sink(gr.sync_block):
     ``snr_db`` tells its SNR. With ``csi`` a second input, float: the noise variance of each symbol, +inf for an erasure.
     Output, message port ``images``: PDU {image_id, width, height, codec, rate, tx_snr_db, snr_db, truncated,
     stage: "initial"} · u8vector RGB, as soon as an image is decoded; message port ``refined``: the same with
-    stage "refined", when it is ready.
+    stage "refined", when it is ready; message port ``status``: what is logged, see StatusLog.
 
     codec        codec that bursts must name, by name or folder; "" for whichever codec they name of those that are installed
                  when the flowgraph is built
@@ -64,8 +69,13 @@ class jscc_sink(gr.sync_block):
     written is published and refined all the same, one that cannot be refined stands as it was received. A burst that lost its
     tail is decoded from the rest; one that cannot be decoded is counted, logged and dropped.
 
-    When the flowgraph stops, what has been received is finished for at most 60 s with "wait" and about 1 s with "drop"; what
-    is left is counted as dropped, unwritten or unrefined, with the reason "stopped".
+    When the stream ends, the flowgraph goes on until what has been received is finished and the subscribers have taken it. When
+    the flowgraph is stopped, it is finished too, but the other blocks have stopped already: PDUs that they do not take any more
+    are counted as undelivered. Both last at most 60 s with "wait" and about 1 s with "drop"; what is left then is counted as
+    dropped, unwritten or unrefined, with the reason "stopped".
+
+    The input must have gain 1, no phase turn, and each symbol in its place. With jscc_source at the other end this is checked by
+    the reference behind each burst; what is wrong is logged, counted as distorted, and not undone.
 
     Raises ValueError, one line, for an argument that cannot be: an unknown codec or device, a folder that cannot be written to, an
     object that is no refinement, a value of another type or out of range.
@@ -87,25 +97,24 @@ class jscc_sink(gr.sync_block):
     ):
         in_sig = [np.complex64, np.float32] if csi else [np.complex64]
         gr.sync_block.__init__(self, name="jscc_sink", in_sig=in_sig, out_sig=None)
-        self._images, self._refined = pmt.intern("images"), pmt.intern("refined")
-        self.message_port_register_out(self._images)
-        self.message_port_register_out(self._refined)
+        self._delivery = Delivery(self, "images", "refined")
         self._receiver = Receiver(codec, snr_db, device)
-        self._counters = Counters(
-            "received", "decoded", "truncated", "dropped", "published", "written", "unwritten", by_reason=("dropped",)
-        )
-        self._log = RateLimitedLog(self._warn)
+        names = ("received", "decoded", "truncated", "dropped", "published", "undelivered", "written", "unwritten")
+        self._counters = Counters(*names, by_reason=("dropped",))
+        self._log = StatusLog(self, self._warn)
         self._incoming = Incoming(length_tag, self._receiver, deadline, self._log)
         self._decoder = Worker(self._decode, self._decoded, self._failed, self._dropped, queue_size, on_full)
         self._writer = None
         if folder:
-            self._writer = ImageWriter(folder, self._counters, self._warn, WRITES_PER_BURST * queue_size, on_full)
+            self._writer = ImageWriter(folder, self._counters, self._warn_unwritten, WRITES_PER_BURST * queue_size, on_full)
         check_refinement(refinement)
         self._refinement = refinement
         if refinement is not None:
-            refinement.attach(self._publish_refined, self._warn, queue_size, on_full)
-        self._holds_back, self._drain_timeout = on_full == "wait", DRAIN_TIMEOUT[on_full]
+            refinement.attach(self._publish_refined, self._warn_unrefined, queue_size, on_full)
+        self._holds_back, self._drain_timeout, self._patience = on_full == "wait", DRAIN_TIMEOUT[on_full], PATIENCE[on_full]
         self._clock, self._stopping = None, threading.Event()
+        # When the stream had ended, and when waiting for subscribers began; None before.
+        self._end_seen = self._ended = None
         # Absolute index of the first symbol that was not seen yet.
         self._next = 0
         # {counter: number} of what earlier stops gave up, for the log to tell only what is new.
@@ -121,11 +130,13 @@ class jscc_sink(gr.sync_block):
 
         {"received": images, whole or not, "decoded", "truncated": of these, from a part of their symbols, "dropped": {reason:
         bursts that could not be decoded}, "published": PDUs on both ports, "written": files, "unwritten": images whose file
-        could not be written, "stray": symbols outside any burst, "late": fragments of images that had been given up}, and with
-        a refinement "refined" and "unrefined".
+        could not be written, "stray": symbols outside any burst, "late": fragments of images that had been given up, "distorted":
+        references behind bursts that did not arrive as jscc_source sent them, "undelivered": PDUs that a flowgraph which has ended
+        left in the queues of subscribers}, and with a refinement "refined" and "unrefined".
         """
         refinement = self._refinement.counters() if self._refinement else {}
-        return self._counters.snapshot() | {"stray": self._incoming.stray, "late": self._incoming.late} | refinement
+        incoming = {name: getattr(self._incoming, name) for name in ("stray", "late", "distorted")}
+        return self._counters.snapshot() | incoming | refinement
 
     def reasons(self):
         """Why bursts were dropped and images stayed unwritten or unrefined: {"dropped": {reason: number}, …}."""
@@ -135,6 +146,7 @@ class jscc_sink(gr.sync_block):
         for step in self._steps():
             step.start()
         self._stopping.clear()
+        self._end_seen = self._ended = None
         # A flowgraph that starts anew counts symbols from 0; one that was only locked goes on.
         self._next = max(self._next, self.nitems_read(0)) if self.nitems_read(0) else 0
         if not self._holds_back:
@@ -157,13 +169,17 @@ class jscc_sink(gr.sync_block):
                 self._dropped(burst, "stopped")
         for step in self._steps():
             step.stop(max(WRITE_TIMEOUT if step is self._writer else 0.0, end - time.monotonic()))
+        # What the subscribers have not taken by now, they will not: their threads have ended.
+        undelivered = self._delivery.left()
+        if undelivered:
+            self._counters.count("undelivered", undelivered, "stopped")
         drain.cancel()
         self._tell_left()
         return True
 
     def work(self, input_items, output_items):
-        # A flowgraph ends, and its messages with it, when the last symbol is consumed. So with "wait" the last one seen
-        # stays unconsumed until every image has been published.
+        # A flowgraph ends, and its messages with it, when the last symbol is consumed. So the last one seen stays unconsumed
+        # until every image has been published and the subscribers have taken it.
         first, symbols = self.nitems_read(0), input_items[0]
         seen = self._next - first
         fresh = symbols[seen:]
@@ -176,29 +192,44 @@ class jscc_sink(gr.sync_block):
         elif not len(fresh):
             self._deliver() and self._wait_idle()
             self._incoming.starve()
-        idle = self._incoming.idle and self._decoder.idle and (self._refinement is None or self._refinement.idle)
         seen = self._next - first
-        return seen if idle or not self._holds_back else max(0, seen - 1)
+        return seen if self._may_end() else max(0, seen - 1)
 
     def _steps(self):
         """The workers behind `work`, in the order in which images pass them."""
         return [step for step in (self._decoder, self._refinement, self._writer) if step is not None]
 
+    def _may_end(self):
+        """Whether the stream may end with what has come: nothing is left to do, or it took too long.
+
+        Subscribers that are slow get as long as an image that is decoded does; with "drop" all together gets that long.
+        """
+        busy = [step for step in (self._incoming, self._decoder, self._refinement) if step is not None and not step.idle]
+        if not busy and not self._delivery.waiting() and not self._log.delivery.waiting():
+            self._ended = None
+            return True
+        now, ended = time.monotonic(), input_ended(self.gateway)
+        self._tell_end(now if ended else None)
+        if self._holds_back and busy:
+            return False
+        self._ended = self._ended or (now if self._holds_back or ended else None)
+        return self._ended is not None and now - self._ended > self._drain_timeout
+
     def _deliver(self):
         """Hands what has ended to the decoder; False while it has no room for all of it."""
         ended = self._incoming.ended
         while ended:
-            if not self._decoder.submit(ended[0], PATIENCE):
+            if not self._decoder.submit(ended[0], self._patience):
                 return False
             ended.popleft()
         return True
 
     def _wait_idle(self):
-        if self._decoder.wait_idle(PATIENCE) and self._refinement:
-            self._refinement.wait_idle(PATIENCE)
+        if self._decoder.wait_idle(self._patience) and (self._refinement is None or self._refinement.wait_idle(self._patience)):
+            self._delivery.wait(self._patience) and self._log.delivery.wait(self._patience)
 
     def _watch_deadline(self):
-        while not self._stopping.wait(PATIENCE):
+        while not self._stopping.wait(LOOK):
             for image in self._incoming.expire():
                 self._decoder.submit(image)
 
@@ -221,18 +252,18 @@ class jscc_sink(gr.sync_block):
         self._counters.count("received")
         self._counters.count("decoded")
         self._counters.count("truncated", int(metadata["truncated"]))
-        self._publish(self._images, pixels, metadata)
+        self._publish("images", pixels, metadata)
         self._write(f"{metadata['image_id']:06d}", pixels)
         if self._refinement:
             self._refinement.submit(pixels, metadata, self._drain_timeout)
 
     def _publish_refined(self, pixels, metadata):
-        self._publish(self._refined, pixels, metadata | {"stage": "refined"})
+        self._publish("refined", pixels, metadata | {"stage": "refined"})
         self._write(f"{metadata['image_id']:06d}_refined", pixels)
 
     def _publish(self, port, pixels, metadata):
         try:
-            self.message_port_pub(port, image_to_pdu(pixels, metadata))
+            self._delivery.publish(port, image_to_pdu(pixels, metadata))
         except Exception as error:
             self._log.note("publish", f"image {metadata['image_id']} not published: {one_line(error)}")
         else:
@@ -246,32 +277,55 @@ class jscc_sink(gr.sync_block):
         reason = error.reason if isinstance(error, Dropped) else "error"
         self._counters.count("received")
         self._counters.count("dropped", reason=reason)
-        self._log.note(f"dropped: {reason}", f"burst dropped: {one_line(error)}")
+        self._log.note("dropped", f"burst dropped: {one_line(error)}", kind=f"dropped: {reason}")
 
     def _dropped(self, burst, reason):
         self._counters.count("received")
         self._counters.count("dropped", reason=reason)
         if reason != "stopped":
-            self._log.note(f"dropped: {reason}", "burst dropped: the decoder is behind and its queue is full")
+            self._log.note("dropped", "burst dropped: the decoder is behind and its queue is full", kind=f"dropped: {reason}")
 
     # Log lines.
 
     def _warn(self, line):
         self.logger.warn(line)
 
+    def _warn_unwritten(self, line):
+        self._log.say("unwritten", line)
+
+    def _warn_unrefined(self, line):
+        self._log.say("unrefined", line)
+
+    def _tell_end(self, now):
+        """Says once why the flowgraph goes on although the stream has ended; ``now`` is None where it has not."""
+        if now is None or self._end_seen is not None and now - self._end_seen < QUIET_END:
+            return
+        if self._end_seen is not None:
+            self._log.say("ending", f"the stream has ended; the flowgraph ends after {self._left()}")
+        # With the second look infinitely far away it is said once.
+        self._end_seen = now if self._end_seen is None else math.inf
+
     def _tell_drain(self):
+        left = self._left()
+        if left:
+            self._log.say("stopping", f"stopping: {left}; waiting for at most {self._drain_timeout:g} s")
+
+    def _left(self):
         names = ("bursts to decode", "images to refine", "images to write")
         steps = (self._decoder, self._refinement, self._writer)
-        left = [f"{step.unfinished} {name}" for step, name in zip(steps, names) if step is not None and step.unfinished]
-        if left:
-            self._warn(f"stopping: {', '.join(left)}; waiting for at most {self._drain_timeout:g} s")
+        return ", ".join(f"{step.unfinished} {name}" for step, name in zip(steps, names) if step is not None and step.unfinished)
 
     def _tell_left(self):
         """Says what stop gave up."""
-        names = {"dropped": "bursts undecoded", "unrefined": "images unrefined", "unwritten": "images unwritten"}
+        names = {
+            "dropped": "bursts undecoded",
+            "unrefined": "images unrefined",
+            "unwritten": "images unwritten",
+            "undelivered": "images that no subscriber took",
+        }
         given_up = {name: reasons.get("stopped", 0) for name, reasons in self.reasons().items()}
         fresh = {name: number - self._given_up.get(name, 0) for name, number in given_up.items()}
         self._given_up = given_up
         left = [f"{fresh[name]} {what}" for name, what in names.items() if fresh.get(name)]
         if left:
-            self._warn(f"stopped with {', '.join(left)}")
+            self._log.say("stopped", f"stopped with {', '.join(left)}")

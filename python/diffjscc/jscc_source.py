@@ -15,7 +15,9 @@ from diffjscc.symbols import Symbols
 
 from .arguments import checked
 from .counters import Counters
-from .pdus import HEADER_TAG, LENGTH_TAG, LIVE, header_to_pmt, image_from_pdu, image_to_pdu
+from .logs import StatusLog
+from .pdus import HEADER_TAG, LENGTH_TAG, LIVE, REFERENCE_TAG, header_to_pmt, image_from_pdu, image_to_pdu
+from .reference import reference, reference_length
 from .setters import refuses_bad_values
 from .threads import start_thread
 from .transmitter import Transmitter
@@ -61,13 +63,16 @@ class jscc_source(gr.sync_block):
     Output: complex symbols, mean |y|² = 1 over each image, one burst an image, K = R·W·H for sides that are multiples
     of 16. A burst's first symbol carries the tags ``image_header`` (the fields of ImageHeader) and ``packet_len``. Message port
     ``originals``: PDUs of the images as they are encoded, under the image_id that they are sent with, for qt_image_view.
+    Message port ``status``: what is logged, see StatusLog.
 
     source       a file, a folder or a glob; "" for images from the message port alone
     repeat       start over after the last file; without it the flowgraph ends there
     codec        codec, by name or folder
     rate         channel uses per pixel, such as "1/128"
     snr_db       the SNR to encode for, dB
-    guard        silent symbols after each burst, which flush the filters and resamplers that follow
+    guard        symbols after each burst, which flush the filters that follow: from 32 on a reference of guard − 16 known
+                 symbols, at most 64, by which jscc_sink sees whether symbols arrive as they were sent, then silence. They are a
+                 packet of their own, with a length tag, so that stock tagged-stream blocks may follow; 0 for none
     length_tag   name of the length tag
     device       where to encode: cpu, cuda, …
     effort       steps in which the encoder looks for better symbols for each image: each takes about three times as long as
@@ -92,7 +97,7 @@ class jscc_source(gr.sync_block):
         codec="lite",
         rate="1/128",
         snr_db=1.0,
-        guard=32,
+        guard=48,
         length_tag=LENGTH_TAG,
         device="cpu",
         effort=0,
@@ -100,10 +105,12 @@ class jscc_source(gr.sync_block):
         gr.sync_block.__init__(self, name="jscc_source", in_sig=None, out_sig=[np.complex64])
         self._transmitter = Transmitter(codec, rate, snr_db, device, effort)
         self._silence = np.zeros(guard, np.complex64)
+        self._known = reference_length(guard)
+        self._silence[: self._known] = reference(self._known)
         self._files = find_images(source) if source else []
         self._repeat = repeat
         self._length_tag = pmt.intern(length_tag)
-        self._counters = Counters("sent", "skipped", "replaced")
+        self._counters, self._log = Counters("sent", "skipped", "replaced"), StatusLog(self, self._warn)
         self._changed = threading.Condition()
         self._thread = None
         self._running = self._ended = self._stopping = False
@@ -113,7 +120,8 @@ class jscc_source(gr.sync_block):
         self._ready = collections.deque()
         # Whether live images came.
         self._live = False
-        self._sending, self._burst = None, np.zeros(0, np.complex64)
+        # Of what is being sent: the symbols left, and the absolute index of the silence behind them.
+        self._sending, self._burst, self._silence_at = None, np.zeros(0, np.complex64), -1
         self._originals = pmt.intern("originals")
         self.message_port_register_out(self._originals)
         self.message_port_register_in(pmt.intern("images"))
@@ -147,7 +155,7 @@ class jscc_source(gr.sync_block):
             self._stopping = False
             if self._sending is not None:
                 self._ready.appendleft(self._sending)
-            self._sending, self._burst = None, self._burst[:0]
+            self._sending, self._burst, self._silence_at = None, self._burst[:0], -1
             if self._files and self._pass is None and not self._ready:
                 self._pass = self._read_files()
             self._ended = self._all_encoded()
@@ -164,7 +172,7 @@ class jscc_source(gr.sync_block):
         self._thread.join(STOP_TIMEOUT)
         waiting = self.counters()["waiting"]
         if waiting:
-            self.logger.warn(f"stopped with {waiting} images not sent: they are sent when the flowgraph starts again")
+            self._log.say("stopped", f"stopped with {waiting} images not sent: they are sent when the flowgraph starts again")
         return True
 
     def work(self, input_items, output_items):
@@ -172,17 +180,27 @@ class jscc_source(gr.sync_block):
             if not self._wait_for_burst():
                 return 0
             with self._changed:
-                if not self._ready:
-                    return -1
-                self._sending = self._ready.popleft()
+                ended = not self._ready
+                if not ended:
+                    self._sending = self._ready.popleft()
                 self._changed.notify_all()
+            if ended:
+                # Those who listen end with this block.
+                self._log.delivery.wait(PATIENCE)
+                return -1
             symbols = self._sending.symbols
             self._burst = np.concatenate((symbols.values, self._silence))
             offset = self.nitems_written(0)
             self.add_item_tag(0, offset, self._length_tag, pmt.from_long(len(symbols.values)))
             self.add_item_tag(0, offset, HEADER_TAG, header_to_pmt(symbols.header))
+            self._silence_at = offset + len(symbols.values)
         out = output_items[0]
         count = min(len(out), len(self._burst))
+        if len(self._silence) and 0 <= self._silence_at - self.nitems_written(0) < count:
+            # A packet of its own, for tagged-stream blocks.
+            self.add_item_tag(0, self._silence_at, self._length_tag, pmt.from_long(len(self._silence)))
+            if self._known:
+                self.add_item_tag(0, self._silence_at, REFERENCE_TAG, pmt.from_long(self._known))
         out[:count] = self._burst[:count]
         self._burst = self._burst[count:]
         if self._sending is not None and len(self._burst) <= len(self._silence):
@@ -210,7 +228,7 @@ class jscc_source(gr.sync_block):
         try:
             pixels, metadata = image_from_pdu(message)
         except ValueError as error:
-            return self._skip(error)
+            return self._skip("not an image", error)
         posted = _Posted(pixels, bool(metadata.get(LIVE)))
         with self._changed:
             self._live |= posted.live
@@ -222,11 +240,15 @@ class jscc_source(gr.sync_block):
                 self._waiting.append(posted)
                 self._changed.notify_all()
                 return None
-        return self._skip(f"{MAX_WAITING} images are waiting already: send them more slowly")
+        return self._skip("queue full", f"{MAX_WAITING} images are waiting already: send them more slowly")
 
-    def _skip(self, reason):
+    def _skip(self, kind, reason):
+        """Each file is a kind of its own, so that the log names it."""
         self._counters.count("skipped")
-        self.logger.warn(f"image skipped: {one_line(reason)}")
+        self._log.note("skipped", f"image skipped: {one_line(reason)}", kind=kind)
+
+    def _warn(self, line):
+        self.logger.warn(line)
 
     # In the thread.
 
@@ -275,7 +297,7 @@ class jscc_source(gr.sync_block):
                 self.message_port_pub(self._originals, image_to_pdu(pixels, {"image_id": symbols.header.image_id}))
             return symbols
         except Exception as error:
-            self._skip(error)
+            self._skip("not encoded", error)
             return None
 
     def _enough(self):
@@ -291,12 +313,12 @@ class jscc_source(gr.sync_block):
                 try:
                     pixels = read_image(path)
                 except ValueError as error:
-                    self._skip(error)
+                    self._skip(path, error)
                     continue
                 sent += 1
                 yield pixels
             if not self._repeat:
                 return
             if not sent:
-                self.logger.error("no file of the source could be read: the source ends")
+                self._log.say("skipped", "no file of the source could be read: the source ends")
                 return

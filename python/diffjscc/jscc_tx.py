@@ -49,6 +49,9 @@ class jscc_tx(gr.hier_block2):
         self.message_port_register_hier_out("originals")
         self.msg_connect((self, "images"), (self._source, "images"))
         self.msg_connect((self._source, "originals"), (self, "originals"))
+        self.message_port_register_hier_out("status")
+        for block in (self._source, self._bursts):
+            self.msg_connect((block, "status"), (self, "status"))
         self.connect(self._source, self._bursts, self._scale, self)
 
     def set_rate(self, rate):

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Images, symbols and headers as PMTs.
 
-image PDU    metadata (image_id, width, height, …) · u8vector, RGB, row by row
+image PDU    metadata (image_id, width, height, …) · u8vector, RGB, row by row; or without width and height a file's bytes
 symbol PDU   metadata (the fields of `ImageHeader`, and snr_db once received) · c32vector
 burst        the fields of `ImageHeader` as a dictionary, in a tag on the first symbol
 """
 
+import io
 import struct
 
 import numpy as np
 import pmt
 
+from diffjscc.images import read_image
 from diffjscc.symbols import MAX_PIXELS, ImageHeader
 
 #: How a serialised u8vector begins: uniform vector, of bytes; then its length and one byte of padding (pmt_serialize.cc).
 _U8VECTOR, _LENGTH_AND_PADDING = b"\x0a\x00", struct.Struct(">IBx")
+
+#: How JPEG, PNG and WebP files begin.
+_FILES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 
 #: Key of the tag that carries a burst's ImageHeader.
 HEADER_TAG = pmt.intern("image_header")
@@ -24,6 +29,9 @@ BURST_HEADER_TAG = pmt.intern("burst_header")
 
 #: Key of the optional tag that tells a burst's SNR at the receiver, dB.
 SNR_TAG = pmt.intern("snr_db")
+
+#: Key of the tag on the first of the known symbols behind a burst: their number. They are in no burst.
+REFERENCE_TAG = pmt.intern("reference")
 
 #: Key in an image PDU's metadata: True for moving images, of which the newest wins.
 LIVE = "live"
@@ -66,19 +74,37 @@ def image_to_pdu(pixels, metadata):
 
 
 def image_from_pdu(message):
-    """Image PDU → (pixels uint8 (H, W, 3), metadata). Raises ValueError where it is not one."""
+    """Image PDU → (pixels uint8 (H, W, 3), metadata). Raises ValueError where it is not one.
+
+    Without width and height, as Socket PDU gives it, the vector may hold a JPEG, PNG or WebP file.
+    """
     metadata, body = _split(message)
     if not pmt.is_u8vector(body):
         raise ValueError("image PDU does not hold a u8vector of RGB bytes")
+    if not metadata.keys() & {"width", "height"}:
+        pixels = _read_file(bytes(_u8vector_bytes(body)))
+        return pixels, metadata | {"width": pixels.shape[1], "height": pixels.shape[0]}
     try:
         width, height = int(metadata["width"]), int(metadata["height"])
     except (KeyError, TypeError, ValueError):
-        raise ValueError("image PDU lacks width and height in its metadata") from None
+        raise ValueError("image PDU has no whole numbers as width and height in its metadata") from None
     size = pmt.length(body)
     if min(width, height) < 1 or width * height > MAX_PIXELS or size != width * height * 3:
         raise ValueError(f"image PDU says {width}×{height} but holds {size} bytes: expected width × height × 3")
     # A copy, so that the pixels may be written to.
     return np.frombuffer(_u8vector_bytes(body), np.uint8).reshape(height, width, 3).copy(), metadata
+
+
+def _read_file(data):
+    if not data.startswith(_FILES):
+        raise ValueError("image PDU lacks width and height in its metadata, and is no JPEG, PNG or WebP file either")
+    try:
+        return read_image(io.BytesIO(data), "image PDU")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; it has {len(data)} bytes: a block that cuts messages, such as Socket PDU with its MTU, must let the"
+            " largest file through whole"
+        ) from None
 
 
 def _u8vector(data):

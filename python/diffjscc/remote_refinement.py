@@ -32,8 +32,9 @@ class RemoteRefinement(Refinement):
                 while the service is there, else gives the oldest one up; default: as the block
 
     An image that is not refined is counted; its initial image has long been published. One line is logged when the service is
-    lost, and refinement resumes by itself. Raises ValueError for an address, a deadline, a key, a queue size or a policy that
-    cannot be.
+    lost, and refinement resumes by itself. A flowgraph whose stream has ended waits for the images that are on their way, each
+    until its deadline; with "drop" it does not wait for a service that is away. Raises ValueError for an address, a deadline, a
+    key, a queue size or a policy that cannot be.
 
     Example:
         sink = diffjscc.jscc_sink(on_full="drop", refinement=diffjscc.RemoteRefinement("tcp://gpu.local:5555", "mini"))
@@ -79,8 +80,8 @@ class RemoteRefinement(Refinement):
 
     @property
     def idle(self):
-        """True also while the service is away: a flowgraph that ends does not wait for it."""
-        return self.unfinished == 0 or self._is_away()
+        """With "drop" True also while the service is away: a live radio that ends does not wait for it."""
+        return self.unfinished == 0 or (self._on_full == "drop" and self._is_away())
 
     def start(self):
         self._stopping = False

@@ -39,6 +39,38 @@ def test_a_wrong_sample_rate_is_a_warning(preset, offset, capfd):
     assert "a sample rate more than 0.1 % off" in line
 
 
+def unknown(capfd):
+    """Lines about bursts without a preamble."""
+    return [line for line in capfd.readouterr().out.splitlines() if "has no preamble" in line]
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.8, 0.9, 1.1, 1.25, 2.0])
+@pytest.mark.parametrize("preset", ["ofdm64", "ofdm256"])
+def test_a_sample_rate_so_wrong_that_nothing_is_detected_is_a_warning(preset, ratio, capfd):
+    samples, _ = bursts(6, preset, length=1500, gap=2304)
+    resampled = np.interp(np.arange(0, len(samples) - 1, 1 / ratio), np.arange(len(samples)), samples)
+    for noise in (noisy(resampled, 15.0), resampled):
+        _, counters, _ = receive(noise, preset)
+        assert counters["detected"] == 0
+        (line,) = unknown(capfd)
+        assert "sample rate is more than 5 % off" in line and "more than 0.05 of the sample rate away" in line
+
+
+@pytest.mark.parametrize("cfo", [0.06, 0.1, -0.13, 0.2, 0.4])
+def test_a_carrier_further_away_than_is_looked_for_is_a_warning(cfo, capfd):
+    samples, _ = bursts(6, length=1500, gap=2304, cfo=cfo)
+    received, _, _ = receive(noisy(samples, 15.0))
+    assert received == []
+    lines = [line for line in capfd.readouterr().out.splitlines() if "max_offset" in line]
+    assert 1 <= len(lines) <= 2 and all(" further away than max_offset" in line or "(max_offset)" in line for line in lines)
+
+
+def test_bursts_that_are_read_are_no_unknown_signal(capfd):
+    samples, sent = bursts(12, length=3000, gap=2304)
+    received, _, _ = receive(noisy(samples, 15.0))
+    assert len(received) == len(sent) and unknown(capfd) == []
+
+
 def test_a_clock_offset_of_a_thousandth_is_no_reason_to_warn(capfd):
     samples, sent = bursts(10)
     received, _, _ = receive(noisy(samples, 15.0), through=[filter.mmse_resampler_cc(0, 1.0005)])

@@ -119,16 +119,33 @@ def test_keys_open_the_service_to_a_sink(images, tmp_path):
     assert len(link.refined.messages) == 3
 
 
-@pytest.mark.parametrize("on_full", ["wait", "drop"])
-def test_a_service_that_is_not_there_costs_no_initial_image_and_one_line(images, tmp_path, warnings, on_full):
-    link = Link(images, tmp_path, repeat=False, address=NOWHERE, on_full=on_full)
+@pytest.mark.parametrize(("on_full", "deadline", "least", "most"), [("wait", 6.0, 6.0, 20.0), ("drop", 60.0, 0.0, 15.0)])
+def test_a_service_that_is_not_there_costs_no_initial_image_and_one_line(
+    images, tmp_path, warnings, on_full, deadline, least, most
+):
+    """With "wait" the flowgraph ends when the images' deadline has passed; a live radio does not wait for what is not there."""
+    link = Link(images, tmp_path, repeat=False, address=NOWHERE, on_full=on_full, deadline=deadline)
     start = time.monotonic()
     link.flowgraph.run()
-    # Its deadline is a minute; a flowgraph does not wait that long for what is not there.
-    assert time.monotonic() - start < 15
+    assert least <= time.monotonic() - start < most
     assert link.sink.counters()["refined"] == 0
+    ending = [line for line in warnings if line.startswith("the stream has ended")]
+    assert ending == (["the stream has ended; the flowgraph ends after 3 images to refine"] if on_full == "wait" else [])
+    warnings[:] = [line for line in warnings if line not in ending]
     assert_none_lost(link)
     assert len(warnings) == 1 and "cannot be reached" in warnings[0]
+
+
+def test_a_service_that_starts_later_refines_what_a_finished_stream_left(images, tmp_path, warnings):
+    with service() as server:
+        address = server.address
+    link = Link(images, tmp_path, repeat=False, address=address, deadline=30.0)
+    link.flowgraph.start()
+    # Seconds after the stream's end, when the service has long been found to be away.
+    wait_until(lambda: any(line.startswith("the stream has ended") for line in warnings))
+    with service("--bind", address):
+        link.flowgraph.wait()
+    assert len(link.refined.messages) == link.sink.counters()["refined"] == 3
 
 
 def test_a_killed_service_is_missed_by_nobody_and_taken_up_again(images, tmp_path, warnings):
@@ -177,8 +194,7 @@ def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(images, tmp_pat
     options = {"on_full": "drop", "queue_size": 1}
     with service("--seconds", "0.5", "--max-batch", "1") as server:
         with Link(images, tmp_path, rate=RATE, address=server.address, **options) as link:
-            wait_until(lambda: len(link.refined.messages) >= 4)
-        assert link.sink.counters()["unrefined"] > 4
+            wait_until(lambda: len(link.refined.messages) >= 4 and link.sink.reasons().get("unrefined", {}).get("queue full"), 60)
         assert any("too many images wait" in line for line in warnings)
         assert_none_lost(link)
 
@@ -281,7 +297,7 @@ class TestRefineClient:
         for pixels, metadata in out.images():
             assert np.array_equal(pixels, 255 - image(seed=metadata["image_id"]))
             assert metadata["stage"] == "refined" and metadata["snr_db"] == 1.0
-        assert block.counters() == {"refined": 5, "unrefined": 0, "bad": 1}
+        assert block.counters() == {"refined": 5, "unrefined": 0, "bad": 1, "undelivered": 0}
 
     def test_it_resumes_by_itself(self, warnings):
         server = service()
@@ -308,5 +324,5 @@ class TestRefineClient:
         wait_until(lambda: block.counters()["unrefined"] == 3)
         flowgraph.stop()
         flowgraph.wait()
-        assert block.counters() == {"refined": 0, "unrefined": 5, "bad": 0}
+        assert block.counters() == {"refined": 0, "unrefined": 5, "bad": 0, "undelivered": 0}
         assert block.reasons() == {"unrefined": {"queue full": 3, "stopped": 2}}

@@ -57,7 +57,7 @@ def test_a_block_that_loses_tags_is_reported_once_while_symbols_go_on(images, ca
     flowgraph = gr.top_block()
     flowgraph.connect(source, deaf, sink)
     flowgraph.run()
-    assert sink.counters()["stray"] == 3 * (160 * 224 // 16 + 32)
+    assert sink.counters()["stray"] == 3 * (160 * 224 // 16 + 48)
     assert len(logged(capfd, "outside any burst")) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 from blocks.flowgraphs import MessageSink, SymbolSource, burst_tags, wait_until
 from conftest import photograph
 from gnuradio import blocks, diffjscc, gr
-from gnuradio.diffjscc.pdus import image_to_pdu
+from gnuradio.diffjscc.pdus import image_to_pdu, symbols_to_pdu
 from refine.tiny import diffusion_refiner
 
 from diffjscc.images import to_pixels, write_image
@@ -116,7 +116,8 @@ class Recorder(gr.sync_block):
     def whole(self, run):
         """[(image_id, symbols), …] of the bursts that came to their end."""
         symbols, tags = self.received(run)
-        bursts = [(at, values["packet_len"], values["image_header"]["image_id"]) for at, values in sorted(tags.items())]
+        begins = [(at, values) for at, values in sorted(tags.items()) if "image_header" in values]
+        bursts = [(at, values["packet_len"], values["image_header"]["image_id"]) for at, values in begins]
         return [(image_id, symbols[at : at + length]) for at, length, image_id in bursts if at + length <= len(symbols)]
 
 
@@ -150,7 +151,7 @@ def test_a_source_that_starts_again_begins_with_a_whole_tagged_burst(images, lit
     symbols, tags = recorder.received(1)
     assert tags[0]["packet_len"] == BURST and tags[0]["image_header"]["image_id"] == 1
     # The image that was cut is sent again from its beginning, then what follows.
-    assert np.array_equal(symbols[: len(first) - BURST - 32], first[BURST + 32 :])
+    assert np.array_equal(symbols[: len(first) - BURST - 48], first[BURST + 48 :])
     assert [image_id for image_id, _ in recorder.whole(0) + recorder.whole(1)] == [0, 1, 2]
     assert source.counters() == {"sent": 3, "skipped": 0, "waiting": 0}
     # It had come to its end: the next start is a pass of its own.
@@ -215,3 +216,117 @@ def test_a_sink_that_starts_again_counts_symbols_from_the_first(lite):
         flowgraph.run()
     assert [metadata["image_id"] for _, metadata in received.images()] == [0, 1, 2]
     assert sink.counters()["truncated"] == 0 and sink.counters()["stray"] == 0
+
+
+# What is decoded while a flowgraph ends.
+
+
+class SlowSink(diffjscc.jscc_sink):
+    """A sink whose decoder takes its time."""
+
+    seconds = 0.04
+
+    def _decode(self, burst):
+        time.sleep(self.seconds)
+        return super()._decode(burst)
+
+
+class SlowSubscriber(MessageSink):
+    """Takes longer for an image than the decoder."""
+
+    def _keep(self, message):
+        time.sleep(0.07)
+        super()._keep(message)
+
+
+def many(symbols, count):
+    """A source of ``count`` bursts, all at once."""
+    length = len(symbols.values)
+    tags = [tag for index in range(count) for tag in burst_tags(symbols, index * length, image_id=index)]
+    return SymbolSource(np.tile(symbols.values, count), tags)
+
+
+@pytest.mark.parametrize("on_full", ["wait", "drop"])
+def test_images_decoded_after_the_stream_s_end_reach_slow_subscribers(lite, on_full):
+    symbols = lite.encode(photograph(64, 64), 10.0, "1/64")
+    for _ in range(3):
+        source, sink, flowgraph = many(symbols, 4), SlowSink(on_full=on_full, queue_size=5), gr.top_block()
+        subscriber, status = SlowSubscriber(), MessageSink()
+        flowgraph.connect(source, sink)
+        flowgraph.msg_connect((sink, "images"), (subscriber, "in"))
+        flowgraph.msg_connect((sink, "status"), (status, "in"))
+        flowgraph.run()
+        assert [metadata["image_id"] for _, metadata in subscriber.images()] == [0, 1, 2, 3]
+        counters = sink.counters()
+        assert (counters["decoded"], counters["published"], counters["undelivered"]) == (4, 4, 0)
+
+
+def test_with_drop_a_stream_s_end_waits_no_longer_than_a_stop(lite):
+    symbols = lite.encode(photograph(64, 64), 10.0, "1/64")
+    source, sink, flowgraph = many(symbols, 40), SlowSink(on_full="drop", queue_size=50), gr.top_block()
+    flowgraph.connect(source, sink)
+    start = time.monotonic()
+    flowgraph.run()
+    assert time.monotonic() - start < 4.0
+    counters = sink.counters()
+    assert counters["decoded"] > 3 and counters["decoded"] + counters["dropped"]["stopped"] == 40
+
+
+@pytest.mark.parametrize("on_full", ["wait", "drop"])
+def test_images_decoded_while_a_flowgraph_is_stopped_are_delivered_or_counted(photographs, on_full, capfd):
+    sink, subscriber = SlowSink(on_full=on_full, queue_size=4), MessageSink()
+    flowgraph = gr.top_block()
+    flowgraph.connect(diffjscc.jscc_source(photographs, repeat=True), sink)
+    flowgraph.msg_connect((sink, "images"), (subscriber, "in"))
+    undelivered = 0
+    for _ in range(4):
+        before = len(subscriber.messages)
+        flowgraph.start()
+        wait_until(lambda before=before: len(subscriber.messages) > before + 2)
+        assert stop(flowgraph) < (2.0 if on_full == "drop" else 10.0)
+        left = sink.counters()["undelivered"] - undelivered
+        undelivered += left
+        told = f"{left} images that no subscriber took" in capfd.readouterr().out
+        assert told == (left > 0)
+        # Those that were left the last time have been handled since.
+        assert len(subscriber.messages) + left == sink.counters()["published"]
+    assert undelivered > 0
+
+
+def test_an_encoder_s_search_for_better_symbols_does_not_delay_stopping(capfd):
+    """Ten thousand steps, of which each takes tens of milliseconds."""
+    encoder, flowgraph = diffjscc.jscc_encoder(rate="1/16", effort=10_000), gr.top_block()
+    received = MessageSink()
+    flowgraph.msg_connect((encoder, "symbols"), (received, "in"))
+    flowgraph.start()
+    for _ in range(2):
+        encoder.to_basic_block()._post(pmt.intern("images"), image_to_pdu(to_pixels(photograph(64, 64)), {}))
+    wait_until(lambda: encoder._transmitter._codec is not None)
+    time.sleep(0.3)
+    assert stop(flowgraph) < 2.0
+    assert encoder.counters() == {"sent": 1, "skipped": 1, "undelivered": 1}
+    assert "stopped with 1 images not encoded, and 1 that no subscriber took" in capfd.readouterr().out
+
+
+def test_a_decoder_that_is_stopped_says_what_it_leaves(lite, capfd):
+    symbols = lite.encode(photograph(64, 64), 10.0, "1/64")
+    decoder, received, flowgraph = diffjscc.jscc_decoder(), MessageSink(), gr.top_block()
+    flowgraph.msg_connect((decoder, "images"), (received, "in"))
+    decode, begun, go_on = decoder._receiver.decode, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(30)
+        return decode(*arguments)
+
+    decoder._receiver.decode = slow
+    flowgraph.start()
+    for _ in range(5):
+        decoder.to_basic_block()._post(pmt.intern("symbols"), symbols_to_pdu(symbols.values, symbols.header.to_dict()))
+    assert begun.wait(30)
+    flowgraph.stop()
+    go_on.set()
+    flowgraph.wait()
+    counters = {"received": 5, "decoded": 1, "truncated": 0, "dropped": {"stopped": 4}, "undelivered": 1}
+    assert decoder.counters() == counters and not received.messages
+    assert "stopped with 4 messages not decoded, and 1 images that no subscriber took" in capfd.readouterr().out

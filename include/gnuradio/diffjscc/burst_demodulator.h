@@ -30,7 +30,8 @@ namespace diffjscc {
  * becomes erasures; the first is dropped if not even its header was complete. Two
  * detections of one burst, as long echoes cause, give it once. A tag gives nothing if no
  * header can be read behind it. Such tags are counted, and at most every 10 s the number
- * of those with a "metric" too high for a false alarm is logged as a warning. Tags
+ * of those with a "metric" too high for a false alarm is logged as a warning, and
+ * published on the message port "status": {"block", "event", "count", "line"}. Tags
  * "burst" that hold no dictionary with a number "cfo" are ignored, so are samples that
  * are not finite.
  */

@@ -44,6 +44,10 @@ namespace diffjscc {
  * cycles/sample, "timing": where the preamble begins after this sample, 0 to 1 samples,
  * "metric": lambda_u + lambda_d}. Samples that are not finite, or beyond 1e12,
  * become 0.
+ *
+ * Bursts of power without a preamble (see unknown_signal) are logged as a warning, at most
+ * one in 10 s, and published on the message port "status": {"block", "event", "count",
+ * "line"}.
  */
 class DIFFJSCC_API burst_detector : virtual public gr::sync_block
 {

@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_demodulator.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(5ce2a6b6fdab0234cc51b51918a5e23c)                     */
+/* BINDTOOL_HEADER_FILE_HASH(aaed90d948c0911992c7926c92525170)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>

@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_detector.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(1f657e5a072f94c5d9c56b6b461d5439)                     */
+/* BINDTOOL_HEADER_FILE_HASH(8ee90cfc47a3b01118a3fccd7c785af1)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>
