@@ -14,6 +14,7 @@ from .burst_rx import burst_rx
 from .burst_stages import burst_demodulator, burst_detector
 from .burst_tx import burst_tx
 from .camera_source import camera_source
+from .folder_source import folder_source
 from .image_file_sink import image_file_sink
 from .jscc_decoder import jscc_decoder
 from .jscc_encoder import jscc_encoder
@@ -36,6 +37,7 @@ __all__ = [
     "burst_rx",
     "burst_tx",
     "camera_source",
+    "folder_source",
     "image_file_sink",
     "jscc_decoder",
     "jscc_encoder",
