@@ -123,6 +123,19 @@ def test_a_message_that_cannot_be_used_is_told(make, port, event, capfd, tmp_pat
     assert len([line for line in capfd.readouterr().out.splitlines() if ":warning:" in line and "stopped" not in line]) == 1
 
 
+def test_a_value_that_a_running_flowgraph_refuses_is_told():
+    source, status, flowgraph = diffjscc.jscc_source(), MessageSink(), gr.top_block()
+    flowgraph.connect(source, blocks.null_sink(8))
+    flowgraph.msg_connect((source, "status"), (status, "in"))
+    flowgraph.start()
+    source.set_rate("1/3")
+    wait_until(lambda: status.messages)
+    flowgraph.stop()
+    flowgraph.wait()
+    ((block, event, line),) = events(status)
+    assert (block, event) == ("jscc_source", "refused") and "rate 1/3" in line
+
+
 # References behind bursts.
 
 
