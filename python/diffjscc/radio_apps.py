@@ -17,9 +17,18 @@ from diffjscc.hub import DEFAULT_CODEC
 from .radios import ADDRESS, DEVICES, SAMPLE_RATES, STAND_INS, Radio
 
 
+def hertz(text):
+    """A number of an option, such as 2.45G."""
+    try:
+        return eng_float(text)
+    except Exception:
+        # GNU Radio's own message does not tell the value, and for an empty one it is an IndexError.
+        raise argparse.ArgumentTypeError(f"'{text}': expected a number, such as 2.45G") from None
+
+
 def sample_rate(text):
     """Samples/s of an option: a name of SAMPLE_RATES, or a number such as 2M."""
-    return SAMPLE_RATES[text] if text in SAMPLE_RATES else eng_float(text)
+    return SAMPLE_RATES[text] if text in SAMPLE_RATES else hertz(text)
 
 
 def add_options(parser):
@@ -29,12 +38,12 @@ def add_options(parser):
     add("--args", default="", help="which device: UHD's address, SoapySDR's arguments or a Pluto's URI (default: any)")
     add("--address", default=ADDRESS, help="for --radio zmq: where the transmitter listens (default: %(default)s)")
     add("--file", default="", help="for --radio file, complex floats as they are, and --radio sigmf")
-    add("--frequency", type=eng_float, metavar="HZ", help="of the carrier, such as 2.45G")
+    add("--frequency", type=hertz, metavar="HZ", help="of the carrier, such as 2.45G")
     widths = ", ".join(f"{name} ({rate / 1e6:g}M)" for name, rate in SAMPLE_RATES.items())
     add(
         "--sample-rate", type=sample_rate, metavar="R", default="medium", help=f"samples/s: {widths}, or a number (default: medium)"
     )
-    add("--bandwidth", type=eng_float, metavar="HZ", help="of the analog filters (default: the sample rate)")
+    add("--bandwidth", type=hertz, metavar="HZ", help="of the analog filters (default: the sample rate)")
     add("--gain", type=float, metavar="DB", help="default: the middle of the device's range")
     add("--antenna", default="", help="the device's name of the connector (default: its own)")
     add = parser.add_argument_group("air interface").add_argument

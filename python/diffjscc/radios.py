@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from gnuradio import blocks, gr
 
+from diffjscc.serve.addresses import check_port
+
 from .pdus import LENGTH_TAG
 from .recordings import DATATYPES, read_recording, sigmf_sink, written
 
@@ -78,6 +80,8 @@ class Radio:
             raise ValueError(f"radio {self.kind} needs a frequency, such as --frequency 2.45G")
         if self.kind in ("file", "sigmf") and not self.file:
             raise ValueError(f"radio {self.kind} needs the name of a file: --file")
+        if self.kind == "zmq":
+            check_port(self.address)
         for name in ("frequency", "sample_rate", "bandwidth"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -287,7 +291,7 @@ def _replay(path, datatype):
         length = Path(path).stat().st_size // DATATYPES[datatype]
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror.lower()}") from None
-    if not length:
+    if not length or Path(path).is_dir():
         raise ValueError(f"{path}: holds no samples of type {datatype}")
     if datatype == "ci16_le":
         stages = blocks.file_source(gr.sizeof_short, str(path)), blocks.interleaved_short_to_complex(False, False, 32768.0)

@@ -2,7 +2,9 @@
 """Recordings of samples: SigMF, https://sigmf.org."""
 
 import datetime
+import errno
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +79,8 @@ def written(path):
     """A block that writes complex samples to a file. Raises ValueError where it cannot."""
     try:
         Path(path).touch()
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror.lower()}") from None
     return blocks.file_sink(gr.sizeof_gr_complex, str(path))
