@@ -102,15 +102,15 @@ def test_one_thing_has_one_name():
 def test_every_block_has_its_grc_file_and_is_installed():
     blocks = {p.stem for p in (ROOT / "python" / "diffjscc").glob("*.py") if f"class {p.stem}(gr." in p.read_text()}
     assert blocks >= {"jscc_source", "jscc_sink", "jscc_encoder", "jscc_decoder", "image_file_sink"}
-    grc = (ROOT / "grc" / "CMakeLists.txt").read_text()
+    # Every form that is there is installed.
+    assert "*.block.yml" in (ROOT / "grc" / "CMakeLists.txt").read_text()
     cmake = (ROOT / "python" / "diffjscc" / "CMakeLists.txt").read_text()
     for block in blocks:
         text = (ROOT / "grc" / f"diffjscc_{block}.block.yml").read_text()
-        assert "category: '[DiffJSCC]'" in text
-        assert f"diffjscc_{block}.block.yml" in grc
+        assert "category: '[DiffJSCC]/" in text
     for path in (ROOT / "python" / "diffjscc").glob("*.py"):
         assert path.name in cmake
     headers = {p.stem for p in (ROOT / "include" / "gnuradio" / "diffjscc").glob("*.h")} - {"api"}
     assert headers >= {"burst_detector", "burst_demodulator"}
     for header in headers:
-        assert (ROOT / "grc" / f"diffjscc_{header}.block.yml").is_file() and f"diffjscc_{header}.block.yml" in grc
+        assert (ROOT / "grc" / f"diffjscc_{header}.block.yml").is_file()
