@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .finding import Finding, State
+from ..errors import one_line
+from .finding import Finding, State, wrong
 from .gnuradio import check_gnuradio
 from .hardware import check_audio, check_compute, check_radios
-from .package import check_features, check_models, check_python
+from .package import REINSTALL, check_features, check_models, check_python
 
 __all__ = ["CHECKS", "Finding", "State", "examine"]
 
@@ -28,7 +29,10 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
 
 
 def examine() -> Iterator[tuple[str, Finding]]:
-    """Runs all checks: what each finding is about, and the finding, as they come."""
+    """Runs all checks: what each finding is about, and the finding, as they come. A check that fails itself is a finding too."""
     for subject, check in CHECKS.items():
-        for finding in check():
-            yield subject, finding
+        try:
+            for finding in check():
+                yield subject, finding
+        except Exception as error:
+            yield subject, wrong(f"could not be examined: {type(error).__name__}: {one_line(error)}", REINSTALL)

@@ -17,7 +17,25 @@ USUAL_PYTHON = "/usr/bin/python3"
 
 #: What an interpreter with these blocks prints: versions, and where the blocks are.
 ASK_GNURADIO = "import json, numpy; from gnuradio import gr; print(json.dumps([gr.version(), numpy.__version__]))"
-ASK_BLOCKS = "from gnuradio import diffjscc; import diffjscc as package; print(diffjscc.__file__)"
+ASK_BLOCKS = (
+    "import json; from importlib.metadata import version; from gnuradio import diffjscc; import diffjscc as package;"
+    "print(json.dumps([diffjscc.__file__, version('gr-diffjscc'), package.__file__, package.__version__]))"
+)
+
+#: Sends an image from block to block, and prints how many arrived.
+ASK_LOOPBACK = """
+import pathlib, sys, tempfile
+import numpy
+from gnuradio import diffjscc, gr
+from diffjscc.images import write_image
+with tempfile.TemporaryDirectory() as folder:
+    image = pathlib.Path(folder) / "image.png"
+    write_image(image, numpy.full((64, 96, 3), 100, numpy.uint8))
+    source, sink, flowgraph = diffjscc.jscc_source(str(image)), diffjscc.jscc_sink(), gr.top_block()
+    flowgraph.connect(source, sink)
+    flowgraph.run()
+    print(sink.counters()["decoded"])
+"""
 
 #: Where the companion looks for blocks, by its own configuration.
 ASK_COMPANION = (
@@ -40,15 +58,44 @@ def check_gnuradio() -> Iterator[Finding]:
         return
     version, numpy = json.loads(asked.output.splitlines()[-1])
     yield good(f"GNU Radio {version} under {python}, NumPy {numpy}")
-    blocks = programs.run([python, "-c", ASK_BLOCKS], time_limit=60)
-    if blocks.fault:
-        yield wrong(f"{python} cannot import these blocks: {blocks.fault}", INSTALL_BLOCKS)
-    else:
-        yield good(f"blocks in {Path(blocks.output.splitlines()[-1]).parent}")
+    yield from check_blocks(python)
     if companion is None:
         yield absent("gnuradio-companion is not installed", "sudo apt-get install gnuradio")
         return
-    yield from _check_companion(companion, python)
+    yield from check_companion(companion, python)
+
+
+def check_blocks(python: str) -> Iterator[Finding]:
+    """Whether an interpreter has the blocks and they work, those of a checkout included."""
+    asked = programs.run([python, "-c", ASK_BLOCKS], time_limit=60)
+    variables: dict[str, str] = {}
+    if asked.fault and (built := built_blocks()):
+        # Not installed: the flowgraphs of `make demo` and `make grc` find them by $PYTHONPATH.
+        variables = {"PYTHONPATH": os.pathsep.join(filter(None, (str(built), os.environ.get("PYTHONPATH"))))}
+        again = programs.run([python, "-c", ASK_BLOCKS], 60, variables)
+        if not again.fault:
+            asked = again
+            yield absent(f"the blocks are built in {built}, and not installed", "sudo make install; make grc works without")
+    if asked.fault:
+        yield wrong(f"{python} cannot import these blocks: {asked.fault}", INSTALL_BLOCKS)
+        return
+    blocks, blocks_version, package, package_version = json.loads(asked.output.splitlines()[-1])
+    if blocks_version != package_version:
+        yield wrong(f"blocks {blocks_version} in {blocks} and package {package_version} in {package} do not fit", INSTALL_BLOCKS)
+        return
+    sent = programs.run([python, "-c", ASK_LOOPBACK], 120, variables)
+    if sent.fault or sent.output.split()[-1:] != ["1"]:
+        yield wrong(
+            f"the blocks in {Path(blocks).parent} do not send an image: {sent.fault or 'it did not arrive'}", INSTALL_BLOCKS
+        )
+    else:
+        yield good(f"blocks in {Path(blocks).parent} send and receive an image, with the package in {Path(package).parent}")
+
+
+def built_blocks() -> Path | None:
+    """The folder of a checkout in which `make` builds the blocks, where this package is in a checkout; else None."""
+    folder = Path(__file__).resolve().parents[3] / "build" / "test_modules"
+    return folder if (folder / "gnuradio" / "diffjscc").is_dir() else None
 
 
 def companion_python(companion: str | None) -> str:
@@ -64,7 +111,8 @@ def companion_python(companion: str | None) -> str:
     return (words and programs.find(words[0])) or USUAL_PYTHON
 
 
-def _check_companion(companion: str, python: str) -> Iterator[Finding]:
+def check_companion(companion: str, python: str) -> Iterator[Finding]:
+    """What the companion, run by this interpreter, has: descriptions of the blocks, and a terminal."""
     asked = programs.run([python, "-c", ASK_COMPANION])
     local, given, terminal = json.loads(asked.output.splitlines()[-1]) if not asked.fault else ("", "", "")
     paths = [os.environ.get("GRC_BLOCKS_PATH", ""), local, given, "~/.grc_gnuradio"]
@@ -73,6 +121,8 @@ def _check_companion(companion: str, python: str) -> Iterator[Finding]:
     found = [folder for folder in dict.fromkeys(folders) if (folder / A_BLOCK).is_file()]
     if found:
         yield good(f"gnuradio-companion has {len(list(found[0].glob(DESCRIPTIONS)))} of these blocks, from {found[0]}")
+    elif built_blocks():
+        yield absent("gnuradio-companion has these blocks only by make grc", INSTALL_BLOCKS)
     else:
         yield wrong("gnuradio-companion does not have these blocks", INSTALL_BLOCKS)
     if len(found) > 1:

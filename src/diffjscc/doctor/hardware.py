@@ -6,19 +6,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..errors import one_line
 from . import programs
 from .finding import Finding, absent, good, wrong
 from .gnuradio import companion_python
+from .package import REINSTALL
 
 
 def check_compute() -> Iterator[Finding]:
-    import torch
-
+    try:
+        import torch
+    except Exception as error:
+        yield wrong(f"torch cannot be imported: {one_line(error)}", REINSTALL)
+        return
     yield good(f"{torch.get_num_threads()} threads of a CPU")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            yield good(f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+            yield _try_gpu(index)
     elif programs.find("nvidia-smi"):
         yield wrong(
             f"an NVIDIA driver is installed, but torch {torch.__version__} cannot use a GPU",
@@ -30,6 +34,21 @@ def check_compute() -> Iterator[Finding]:
         )
 
 
+def _try_gpu(index: int) -> Finding:
+    """Computes on a GPU: one that is listed may still be too old for this torch, or full."""
+    import torch
+
+    try:
+        properties = torch.cuda.get_device_properties(index)
+        torch.ones(8, device=f"cuda:{index}").sum().item()
+    except Exception as error:
+        return wrong(
+            f"cuda:{index} is there but cannot compute: {one_line(error)}",
+            "nvidia-smi (is its memory full?), then a torch built for it: https://pytorch.org/get-started",
+        )
+    return good(f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+
+
 @dataclass(frozen=True)
 class Driver:
     """A family of radios.
@@ -37,7 +56,7 @@ class Driver:
     option   of diffjscc-tx and diffjscc-rx
     module   Python module of GNU Radio's blocks for it
     command  lists devices; each of its lines that holds ``mark`` is one
-    package  Debian's
+    package  Debian's, of the driver and of the command
     """
 
     option: str
@@ -48,10 +67,18 @@ class Driver:
 
 
 DRIVERS = (
-    Driver("uhd", "gnuradio.uhd", ("uhd_find_devices",), "serial:", "gnuradio uhd-host"),
-    Driver("soapy", "gnuradio.soapy", ("SoapySDRUtil", "--find"), "driver = ", "gnuradio soapysdr-tools soapysdr-module-all"),
-    Driver("pluto", "gnuradio.iio", ("iio_info", "--scan"), "[", "gnuradio libiio-utils"),
+    Driver("uhd", "gnuradio.uhd", ("uhd_find_devices",), "serial:", "uhd-host"),
+    Driver("soapy", "gnuradio.soapy", ("SoapySDRUtil", "--find"), "driver = ", "soapysdr-tools soapysdr-module-all"),
+    Driver("pluto", "gnuradio.iio", ("iio_info", "--scan"), "[", "libiio-utils"),
 )
+
+#: What drivers write when a device is there and cannot be used, and what to type then.
+TROUBLES = {
+    "could not find path for image": "sudo uhd_images_downloader",
+    "permission": "sudo usermod -aG plugdev $USER, and log in again; or install the driver's udev rules",
+    "libusb_error_access": "sudo usermod -aG plugdev $USER, and log in again; or install the driver's udev rules",
+    "libusb_error_busy": "end the other program that uses the radio",
+}
 
 
 def check_radios() -> Iterator[Finding]:
@@ -59,7 +86,10 @@ def check_radios() -> Iterator[Finding]:
     for driver in DRIVERS:
         asked = programs.run([python, "-c", f"import {driver.module}"])
         if asked.fault:
-            yield absent(f"--radio {driver.option}: {driver.module} cannot be imported", f"sudo apt-get install {driver.package}")
+            yield absent(
+                f"--radio {driver.option}: {driver.module} cannot be imported: {asked.fault}",
+                f"sudo apt-get install gnuradio {driver.package}",
+            )
             continue
         if programs.find(driver.command[0]) is None:
             yield absent(
@@ -69,7 +99,12 @@ def check_radios() -> Iterator[Finding]:
             continue
         listed = programs.run(driver.command)
         devices = [line.strip() for line in listed.output.splitlines() if driver.mark in line]
-        if devices:
+        trouble = [mark for mark in TROUBLES if mark in f"{listed.output}\n{listed.errors}".lower()]
+        if trouble:
+            lines = f"{listed.output}\n{listed.errors}".splitlines()
+            said = next(line.strip() for line in lines if trouble[0] in line.lower())
+            yield wrong(f"--radio {driver.option}: {' '.join(driver.command)}: {said}", TROUBLES[trouble[0]])
+        elif devices:
             yield good(f"--radio {driver.option}: {'; '.join(devices)}")
         elif "answer" in listed.fault or "ended by" in listed.fault:
             yield wrong(

@@ -24,8 +24,14 @@ FEATURES = {
     "training through Sionna's channels": ("channels", ("sionna",)),
 }
 
+#: Of the interpreter that runs this, whatever else is first in $PATH.
+PIP = f"{sys.executable} -m pip"
+
 #: How Sionna is installed where NumPy 1 must stay.
-SIONNA = "pip install 'diffjscc[channels]' && pip install --no-deps sionna-no-rt==2.2.0"
+SIONNA = f"{PIP} install 'diffjscc[channels]' && {PIP} install --no-deps sionna-no-rt==2.2.0"
+
+#: What is typed where the package itself, or torch, is broken.
+REINSTALL = f"{PIP} install --force-reinstall diffjscc torch (a checkout: make clean, make setup)"
 
 
 def check_python() -> Iterator[Finding]:
@@ -34,9 +40,7 @@ def check_python() -> Iterator[Finding]:
         import numpy
         import torch
     except Exception as error:
-        yield wrong(
-            f"torch or NumPy cannot be imported: {one_line(error)}", f"{sys.executable} -m pip install --force-reinstall torch"
-        )
+        yield wrong(f"torch or NumPy cannot be imported: {one_line(error)}", f"{PIP} install --force-reinstall torch 'numpy<2'")
         return
     yield good(f"torch {torch.__version__}, NumPy {numpy.__version__}")
 
@@ -53,22 +57,22 @@ def check_models() -> Iterator[Finding]:
     names = {entry.name for entry in entries}
     for name in (DEFAULT_CODEC, DEFAULT_REFINER):
         if name not in names:
-            yield wrong(f"{name}, which comes with the package, is not there", "reinstall the package diffjscc")
+            yield wrong(f"{name}, which comes with the package, is not there", REINSTALL)
     if DEFAULT_CODEC in names:
         yield _try_codec(DEFAULT_CODEC)
 
 
 def _try_codec(name: str) -> Finding:
     """Sends a small image through the codec, as a check of weights and torch together."""
-    import torch
-
-    from ..channel import transmit
-    from ..hub import load_codec
-    from ..metrics import psnr
-
-    ramp = torch.linspace(0, 1, 256)
-    image = (ramp[:, None] * ramp).expand(3, -1, -1).contiguous()
     try:
+        import torch
+
+        from ..channel import transmit
+        from ..hub import load_codec
+        from ..metrics import psnr
+
+        ramp = torch.linspace(0, 1, 256)
+        image = (ramp[:, None] * ramp).expand(3, -1, -1).contiguous()
         codec = load_codec(name)
         codec.encode(image, 10.0)
         begin = time.perf_counter()
@@ -76,10 +80,10 @@ def _try_codec(name: str) -> Finding:
         received = codec.decode(transmit(symbols, 10.0), symbols.header)
         seconds = time.perf_counter() - begin
     except Exception as error:
-        return wrong(f"{name} does not work: {one_line(error)}", "reinstall the packages diffjscc and torch")
+        return wrong(f"{name} does not work: {one_line(error)}", REINSTALL)
     quality = psnr(received.cpu(), image)
     if not quality > 20:
-        return wrong(f"{name} gives a wrong image ({quality:.1f} dB for a ramp)", "reinstall the packages diffjscc and torch")
+        return wrong(f"{name} gives a wrong image ({quality:.1f} dB for a ramp)", REINSTALL)
     return good(f"{name} encodes and decodes 256×256 pixels in {1000 * seconds:.0f} ms")
 
 
@@ -87,7 +91,7 @@ def check_features() -> Iterator[Finding]:
     for feature, (extra, modules) in FEATURES.items():
         missing = [module for module in modules if not _installed(module)]
         if missing:
-            remedy = SIONNA if extra == "channels" else f"pip install 'diffjscc[{extra}]'"
+            remedy = SIONNA if extra == "channels" else f"{PIP} install 'diffjscc[{extra}]'"
             yield absent(f"{feature}: {', '.join(missing)} not installed", remedy)
         else:
             yield good(feature)

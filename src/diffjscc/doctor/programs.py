@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import one_line
@@ -21,11 +21,13 @@ class Ran:
     """How a program ended.
 
     output  what it wrote to standard output
+    errors  what it wrote to standard error
     fault   why it failed, in one line; "" where it succeeded
     """
 
     output: str
     fault: str
+    errors: str = ""
 
 
 def find(name: str) -> str | None:
@@ -33,8 +35,11 @@ def find(name: str) -> str | None:
     return shutil.which(name)
 
 
-def run(command: Sequence[str], time_limit: float = TIME_LIMIT) -> Ran:
-    """Runs a program without input. It, and what it started, is killed at the end of ``time_limit`` seconds."""
+def run(command: Sequence[str], time_limit: float = TIME_LIMIT, variables: Mapping[str, str] | None = None) -> Ran:
+    """Runs a program without input, with more environment ``variables``.
+
+    It, and what it started, is killed at the end of ``time_limit`` seconds.
+    """
     try:
         process = subprocess.Popen(
             command,
@@ -43,6 +48,7 @@ def run(command: Sequence[str], time_limit: float = TIME_LIMIT) -> Ran:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            env={**os.environ, **(variables or {})},
             start_new_session=True,
         )
     except OSError as error:
@@ -54,9 +60,9 @@ def run(command: Sequence[str], time_limit: float = TIME_LIMIT) -> Ran:
         process.communicate()
         return Ran("", f"did not answer within {time_limit:g} s")
     if process.returncode < 0:
-        return Ran(output, f"ended by {signal.Signals(-process.returncode).name}")
+        return Ran(output, f"ended by {signal.Signals(-process.returncode).name}", errors)
     if process.returncode:
         # The last line of a Python trace says what it was about.
         lines = [line for line in errors.splitlines() if line.strip()] or [f"exit status {process.returncode}"]
-        return Ran(output, one_line(lines[-1]))
-    return Ran(output, "")
+        return Ran(output, one_line(lines[-1]), errors)
+    return Ran(output, "", errors)
