@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every flowgraph of examples/ is compiled as the companion does it; all but those that need a radio are run."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from blocks.flowgraphs import wait_until
+from serve.processes import ServerProcess
+
+from diffjscc.images import read_image, to_tensor, write_image
+from diffjscc.metrics import psnr
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = {path.stem: path for path in (ROOT / "examples").glob("*.grc")}
+PHOTO = ROOT / "examples/coffee.jpg"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an example is run, and what it receives.
+
+    arguments  of the flowgraph, beside ``folder``
+    shape      of its images
+    refined    whether they are refined, too
+    """
+
+    arguments: dict
+    shape: tuple = (400, 600, 3)
+    refined: bool = False
+
+
+#: Those that run without hardware; of a window the first image is waited for.
+RUNS = {
+    "air_interface": Run({"images": PHOTO}),
+    # PyAV takes an image for a video of one frame.
+    "camera": Run({"camera": PHOTO}, shape=(240, 320, 3)),
+    "fading": Run({"images": PHOTO}),
+    "folder_watch": Run({"watched": "outbox"}),
+    "live_snr": Run({"images": PHOTO}, refined=True),
+    "no_cliff": Run({"images": PHOTO}),
+    "remote_refine": Run({"images": PHOTO, "address": None}, refined=True),
+    "symbol_loopback": Run({"images": PHOTO}),
+}
+
+#: One writes what the other reads.
+SIGMF = ("sigmf_record", "sigmf_replay")
+
+DEVICES = [f"{device}_{role}" for device in ("uhd", "soapy", "pluto") for role in ("transmitter", "receiver")]
+
+
+@pytest.fixture
+def compiled(platform, tmp_path):
+    """compiled(name): the Python program that the companion makes of an example."""
+
+    def compile_example(name):
+        flowgraph = platform.make_flow_graph()
+        flowgraph.import_data(platform.parse_flow_graph(str(EXAMPLES[name])))
+        flowgraph.rewrite()
+        flowgraph.validate()
+        assert flowgraph.is_valid(), [message for _, message in flowgraph.iter_error_messages()]
+        platform.Generator(flowgraph, str(tmp_path)).write()
+        (program,) = tmp_path.glob(f"{name}*.py")
+        compile(program.read_text(), str(program), "exec")
+        return program
+
+    return compile_example
+
+
+def run(program, arguments, done, seconds=120):
+    """Runs a flowgraph until it ends or ``done()``; what it said."""
+    environment = os.environ | {"HOME": str(program.parent), "QT_QPA_PLATFORM": "offscreen"}
+    command = [sys.executable, program, *(word for name, value in arguments.items() for word in (f"--{name}", value))]
+    with open(program.parent / "log", "w+") as log:
+        process = subprocess.Popen(
+            [*map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=program.parent
+        )
+        try:
+            wait_until(lambda: process.poll() is not None or done(), seconds)
+        finally:
+            process.terminate()
+            process.wait(30)
+        log.seek(0)
+        said = log.read()
+    assert process.returncode == 0 and "Traceback" not in said, said
+    return said
+
+
+def test_every_example_is_run_or_needs_a_radio():
+    assert sorted([*RUNS, *SIGMF, *DEVICES]) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_example_receives_its_image(name, compiled, tmp_path):
+    """A window is closed once the image is there; the others end by themselves. A service is started where one is asked for."""
+    example, folder, server = RUNS[name], tmp_path / "out", contextlib.nullcontext()
+    window = yaml.safe_load(EXAMPLES[name].read_text())["options"]["parameters"]["generate_options"] == "qt_gui"
+    arguments = example.arguments | {"folder": folder}
+    if "address" in arguments:
+        serve = (sys.executable, "-m", "diffjscc.cli", "serve", "--bind", "tcp://127.0.0.1:*", "--status", "127.0.0.1:0")
+        server = ServerProcess(command=serve, timeout=120)
+        arguments["address"] = server.address
+    if "watched" in arguments:
+        write_image(tmp_path / "outbox" / "dropped.png", read_image(PHOTO))
+
+    def received():
+        """Of windows some images are dropped where the machine is slow."""
+        return sorted(folder.glob("??????.png")), sorted(folder.glob("*_refined.png")) if example.refined else [True]
+
+    with server:
+        said = run(compiled(name), arguments, lambda: window and all(received()))
+    assert all(received()), said
+    assert read_image(received()[0][0]).shape == example.shape
+
+
+def test_what_sigmf_record_records_sigmf_replay_receives(compiled, tmp_path):
+    run(compiled("sigmf_record"), {"images": PHOTO, "recording": "today"}, lambda: False)
+    received = tmp_path / "out" / "000000.png"
+    run(compiled("sigmf_replay"), {"recording": "today", "folder": tmp_path / "out"}, received.exists)
+    assert psnr(to_tensor(read_image(received)), to_tensor(read_image(PHOTO))) > 23
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_radio_s_example_compiles(name, compiled):
+    compiled(name)
+
+
+def test_no_example_with_a_window_writes_files_unless_it_is_told_to():
+    """A flowgraph that repeats would fill the disk."""
+    for path in EXAMPLES.values():
+        flowgraph = yaml.safe_load(path.read_text())
+        repeats = any(block["parameters"].get("repeat") == "True" for block in flowgraph["blocks"])
+        for block in flowgraph["blocks"]:
+            if block["name"] == "folder" and repeats:
+                assert block["parameters"]["value"] == "", path
