@@ -310,8 +310,8 @@ class ImageView(QWidget):
                 item = QListWidgetItem(icon, str(reception.metadata.get("image_id", reception.number)))
                 item.setData(Qt.UserRole, reception)
                 self.strip.addItem(item)
-        if self._held is None:
-            self.strip.scrollToBottom()
+        if self._held is None and self.strip.count():
+            self.strip.scrollToItem(self.strip.item(self.strip.count() - 1))
 
     def _hold(self, reception):
         self._held = reception
@@ -326,8 +326,7 @@ class ImageView(QWidget):
         reception = self._held or self._history.newest()
         if reception is None:
             return
-        name = f"{reception.metadata.get('image_id', reception.number):06}.png"
-        path, _ = QFileDialog.getSaveFileName(self, "Save the image", name, "Images (*.png *.jpg *.webp)")
+        path, _ = QFileDialog.getSaveFileName(self, "Save the image", proposed_name(reception), "Images (*.png *.jpg *.webp)")
         if path:
             self.save_as(path, reception)
 
@@ -341,6 +340,12 @@ class ImageView(QWidget):
             self.line.setText(f"not saved: {one_line(error)}")
         else:
             self.line.setText(f"saved to {path}")
+
+
+def proposed_name(reception):
+    """File name for an image: its image_id, or its number among those received where the id is no number."""
+    image_id = reception.metadata.get("image_id")
+    return f"{image_id if isinstance(image_id, int) else reception.number:06d}.png"
 
 
 def describe(reception):

@@ -122,6 +122,55 @@ def test_the_strip_keeps_the_last_images(view, application, tmp_path):
     assert view.widget.line.text().startswith("not saved: ")
 
 
+def test_the_strip_follows_the_newest_image(application):
+    view = diffjscc.qt_image_view(length=40)
+    view.widget.resize(400, 560)
+    view.widget.show()
+    for image_id in range(20):
+        send(view, plain(RED), image_id=image_id, stage="initial")
+    looked(application)
+    strip = view.widget.strip
+    assert strip.viewport().rect().contains(strip.visualItemRect(strip.item(19)).center())
+    assert not strip.viewport().rect().intersects(strip.visualItemRect(strip.item(0)))
+    view.widget.close()
+
+
+def test_a_compact_view_shows_the_received_image_alone_and_its_text_does_not_widen_it(application):
+    view = diffjscc.qt_image_view(title="Compact", compact=True)
+    view.widget.resize(400, 400)
+    view.widget.show()
+    send(view, plain(GREY), "originals", image_id=1)
+    send(view, plain(RED), image_id=1, stage="initial", rate="1/32", snr_db=1.0, truncated=True)
+    looked(application)
+    assert near(colour(view.widget, 0.25, 0.5), RED) and near(colour(view.widget, 0.75, 0.5), RED)
+    assert view.widget.width() == 400 and not view.widget.strip.isVisible() and not view.widget.live.isVisible()
+    assert "not whole" in view.widget.line.text() and "1 of 1 not whole" in view.widget.line.text()
+    view.widget.close()
+
+
+def test_the_course_has_snr_and_psnr(view, application):
+    for image_id in range(3):
+        send(view, plain(GREY), "originals", image_id=image_id)
+        send(view, plain((138, 138, 138)), image_id=image_id, snr_db=float(image_id), stage="initial")
+        looked(application, 0.1)
+    looked(application)
+    course = view._history.course()
+    assert [point.snr_db for point in course] == [0, 1, 2]
+    # Images that the window did not get to show have none.
+    assert course[-1].psnr_db == pytest.approx(28.13, abs=0.01)
+    image = view.widget.course.grab().toImage()
+    colours = {image.pixelColor(x, y).name() for x in range(image.width()) for y in range(image.height())}
+    assert {colour.name() for colour in view.widget.course.COLOURS} <= colours
+
+
+@pytest.mark.parametrize("image_id, name", [(7, "000007.png"), ([1], "000003.png"), ("../x", "000003.png"), (None, "000003.png")])
+def test_save_proposes_a_file_name(image_id, name):
+    from gnuradio.diffjscc.image_history import Reception
+    from gnuradio.diffjscc.image_view_widget import proposed_name
+
+    assert proposed_name(Reception(3, {"image_id": image_id})) == name
+
+
 def test_what_is_no_image_is_one_line(view, application, capfd):
     bad = (pmt.PMT_T, pmt.cons(pmt.make_dict(), pmt.init_u8vector(3, [1, 2, 3])), pmt.intern("x"))
     with running(view) as source:
