@@ -61,9 +61,11 @@ lint: $(VENV)/.installed $(VENV)/.test
 animation: setup $(VENV)/.grc
 	@$(RUN) tools/animation.py
 
+# The environment's packages come before the system's, GNU Radio's NumPy among them, which some of them find too old.
 grc: setup $(VENV)/.grc
-	@PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} GRC_BLOCKS_PATH=$(abspath $(BUILD)/grc) \
-	  gnuradio-companion examples/symbol_loopback.grc
+	@packages=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  PYTHONPATH=$(abspath $(BUILD))/test_modules:$(abspath src):$$packages$${PYTHONPATH:+:$$PYTHONPATH} \
+	  GRC_BLOCKS_PATH=$(abspath $(BUILD)/grc) gnuradio-companion examples/symbol_loopback.grc
 
 install: setup
 	$(SYSTEM_PYTHON) -m venv --system-site-packages $(ENVIRONMENT)

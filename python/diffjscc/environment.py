@@ -23,19 +23,25 @@ def find_package(record=RECORD):
 
     record   text file: the path of a virtual environment of the interpreter's own version, and the command that makes it
     """
-    if importlib.util.find_spec("diffjscc"):
+    if _is_there():
         return
     lines = record.read_text().splitlines() if record.is_file() else []
     environment, command = (line.strip() for line in (*lines, "", "")[:2])
     if environment:
         _add_packages(_site_packages(environment))
-        if importlib.util.find_spec("diffjscc"):
+        if _is_there():
             return
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     looked = f", nor does the Python {version} environment {environment}" if environment else ""
     by_hand = f"run `sudo make install` in gr-diffjscc, or `{sys.executable} -m pip install .` there"
     remedy = f"run `{command}`" if command else by_hand
     raise ImportError(f"{sys.executable} does not have the Python package diffjscc{looked}: {remedy}")
+
+
+def _is_there():
+    """Whether `import diffjscc` finds the package, and not merely a folder of that name, such as a clone of the repository."""
+    spec = importlib.util.find_spec("diffjscc")
+    return spec is not None and spec.origin is not None
 
 
 def _site_packages(environment):

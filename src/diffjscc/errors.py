@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 def one_line(text: object, limit: int = 300) -> str:
@@ -28,7 +30,8 @@ class MissingExtra(ImportError, ValueError):
 
 @contextmanager
 def extra(name: str, purpose: str) -> Iterator[None]:
-    """Around imports that need the extra ``name`` of this package: raises `MissingExtra` where one of them is not installed.
+    """Around imports that need the extra ``name`` of this package: raises `MissingExtra` where one of them is not installed, or
+    those that are do not fit each other.
 
     purpose  what needs it, as the subject of the message: "refining", "diffjscc evaluate"
     """
@@ -40,3 +43,22 @@ def extra(name: str, purpose: str) -> Iterator[None]:
         if package in ("", "diffjscc"):
             raise
         raise MissingExtra(f"{purpose} needs {package}, which is not installed: pip install 'diffjscc[{name}]'") from None
+    except MissingExtra:
+        raise
+    except (AttributeError, ImportError, RuntimeError) as error:
+        # diffusers and transformers wrap what went wrong, twice and in several lines.
+        cause: BaseException = error
+        while inner := cause.__cause__ or cause.__context__:
+            cause = inner
+        if _raised_here(cause):
+            raise
+        raise MissingExtra(
+            f"{purpose} cannot start, because its packages do not fit each other: {one_line(cause, 150)}."
+            f" Install them together: pip install 'diffjscc[{name}]'"
+        ) from error
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether an error was raised by a module of this package, and so is a fault of ours."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and Path(frames[-1][0].f_code.co_filename).is_relative_to(Path(__file__).parent)

@@ -4,6 +4,7 @@
 import os
 import shutil
 import subprocess
+import sysconfig
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def environment_of(home, display):
     return kept | {
         "HOME": str(home),
         "DISPLAY": display,
-        "PYTHONPATH": str(ROOT / "build" / "test_modules"),
+        "PYTHONPATH": ":".join(map(str, (ROOT / "build" / "test_modules", ROOT / "src", sysconfig.get_path("purelib")))),
         "GRC_BLOCKS_PATH": str(ROOT / "build" / "grc"),
     }
 
@@ -163,6 +164,34 @@ def test_an_interpreter_without_the_package_names_itself_and_the_remedy(tmp_path
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"ImportError: {SYSTEM_PYTHON} does not have the Python package diffjscc")
     assert "gone" in line and "sudo make install" in line
+
+
+def test_a_folder_with_the_package_s_name_is_not_taken_for_it(tmp_path):
+    """Such as a clone of the repository beside the flowgraph."""
+    (tmp_path / "diffjscc").mkdir()
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-c", "from gnuradio import diffjscc"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "build" / "test_modules")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_images_are_refined_under_the_companion_s_interpreter(tmp_path):
+    """GNU Radio imports NumPy before the blocks find their environment, and what refines must not need another one."""
+    code = """
+import numpy as np
+from PyQt5 import Qt
+from gnuradio import diffjscc, gr
+from diffjscc.hub import load_refiner
+print(load_refiner("mini")(np.zeros((64, 64, 3), np.uint8), 1.0).images[0].size)
+"""
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-c", code], env=environment_of(tmp_path / "home", ""), capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip().endswith("(64, 64)"), done.stderr
 
 
 def test_only_the_blocks_see_their_environment():
