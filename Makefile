@@ -37,11 +37,11 @@ RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} 
 demo: setup
 	@$(RUN) examples/demo.py
 
-test: setup $(VENV)/.test
+test: setup $(VENV)/.installed $(VENV)/.test
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
 	@$(RUN) -m pytest
 
-bench: setup
+bench: setup $(VENV)/.installed
 	@$(RUN) tests/bench/codec_speed.py
 	@echo; $(RUN) tests/bench/refiner_speed.py
 	@echo; $(RUN) tests/bench/service.py
@@ -98,7 +98,7 @@ uninstall:
 clean:
 	rm -rf $(BUILD) $(VENV) demo
 
-setup: $(VENV)/.installed $(BUILD)/.built
+setup: $(VENV)/.examples $(BUILD)/.built
 
 # GNU Radio comes from the distribution; apt only runs where something is missing.
 $(VENV)/.system:
@@ -115,8 +115,14 @@ $(VENV)/.test: $(VENV)/.system tools/system-packages.sh
 	@sh tools/system-packages.sh grc test
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.system pyproject.toml constraints.txt
+# What demo and examples need: half as much as tests and checks do.
+$(VENV)/.examples: $(VENV)/.system pyproject.toml constraints.txt
 	@echo "installing Python packages into $(VENV) …"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[examples]'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.system pyproject.toml constraints.txt
+	@echo "installing Python packages for tests and checks into $(VENV) …"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@# It asks for NumPy 2, and works with GNU Radio's NumPy 1.
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps sionna-no-rt==2.2.0
