@@ -12,6 +12,7 @@ import numbers
 import os
 from pathlib import Path
 
+from diffjscc.air.peaks import AUTO
 from diffjscc.air.preset import MAX_PAYLOAD, PRESETS
 from diffjscc.errors import one_line
 from diffjscc.images import SUFFIXES
@@ -57,6 +58,11 @@ def above_zero(what, high=math.inf):
         return number
 
     return check
+
+
+def clip(name, value):
+    """A level in dB above 0, or "auto"."""
+    return value if value == AUTO else above_zero("'auto', or a number of dB")(name, value)
 
 
 def optional(check):
@@ -178,7 +184,7 @@ CHECKS = {
     "device": device,
     "preset": one_of(*PRESETS),
     "burst_symbols": whole("symbols", 1, MAX_PAYLOAD),
-    "clip_db": above_zero("a number of dB"),
+    "clip_db": clip,
     "amplitude": amplitude,
     "folder": folder,
     "suffix": one_of(*SUFFIXES),

@@ -100,7 +100,7 @@ class Radio:
         return PLUTO_BUFFER if self.kind == "pluto" else SILENCE
 
     def amplitude(self, clip_db):
-        """RMS amplitude of bursts whose peaks are cut at ``clip_db``: peaks stay below a device's full scale; 1 for stand-ins."""
+        """RMS amplitude of bursts whose peaks are ``clip_db`` above the mean: below a device's full scale; 1 for stand-ins."""
         return HEADROOM * 10 ** (-clip_db / 20) if self.kind in DEVICES else 1.0
 
 

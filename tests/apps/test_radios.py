@@ -20,6 +20,7 @@ from gnuradio.diffjscc.radio_apps import command
 from gnuradio.diffjscc.radios import SILENCE, Radio, radio_sink, radio_source
 from gnuradio.diffjscc.recordings import read_recording, sigmf_sink
 
+from diffjscc.air.peaks import cut_for, remaining_peak_db
 from diffjscc.air.preset import find_preset
 from diffjscc.images import find_images, read_image, to_tensor
 from diffjscc.metrics import psnr
@@ -191,6 +192,22 @@ def test_samples_for_a_device_stay_below_its_full_scale():
         peak = Radio("uhd", frequency=1e9).amplitude(clip_db) * 10 ** (clip_db / 20)
         assert 0.5 < peak < 0.8
     assert Radio("zmq").amplitude(9) == 1
+
+
+def test_lowered_peaks_stay_below_a_device_s_full_scale_and_use_it(images):
+    """What diffjscc-tx does for a device: the amplitude follows the peaks."""
+    for snr_db, least in ((1.0, 4.0), (13.0, 2.5)):
+        peak_db = remaining_peak_db(cut_for(snr_db))
+        amplitude = Radio("uhd", frequency=1e9).amplitude(peak_db)
+        assert 20 * np.log10(amplitude / Radio("uhd", frequency=1e9).amplitude(9)) > least
+        transmitter, sink = (
+            diffjscc.jscc_tx(str(images), snr_db=snr_db, clip_db="auto", amplitude=amplitude),
+            blocks.vector_sink_c(),
+        )
+        flowgraph = gr.top_block()
+        flowgraph.connect(transmitter, sink)
+        flowgraph.run()
+        assert 0.65 < np.abs(sink.data()).max() < 0.75
 
 
 @pytest.mark.parametrize("datatype, scale", [("cf32_le", 1), ("ci16_le", 32768), ("ci8", 128)])

@@ -80,7 +80,7 @@ RIGHT = {
     "effort": [0, 40.0, "40", np.int64(3)],
     "guard": [0, 32.0, np.int32(7)],
     "gap": [0, 100.0],
-    "clip_db": [6, 12.5, float("inf")],
+    "clip_db": [6, 12.5, float("inf"), "auto"],
     "amplitude": [1, 0.25, "0.25"],
     "queue_size": [1, 8.0],
     "deadline": [1, 0.5, 86_400],

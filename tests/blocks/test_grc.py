@@ -114,7 +114,7 @@ RED = {
     "length_tag": ("",),
     "device": ("toaster", "", "3", "cuda:x"),
     "burst_symbols": ("0", "8192", "1.5", "'a'"),
-    "clip_db": ("0", "-3", "float('inf')", "float('nan')", "'a'"),
+    "clip_db": ("0", "-3", "float('inf')", "float('nan')", "'a'", ""),
     "amplitude": ("0", "-1", "float('inf')", "float('nan')", "'a'"),
     "queue_size": ("0", "1.5", "'a'", ""),
     "address": ("", "gpu.local", "tcp://gpu.local", "tcp://gpu.local:70000", "3"),
@@ -174,7 +174,7 @@ def test_an_empty_folder_is_red_where_images_must_go_somewhere(platform):
     ("name", "parameters"),
     [
         ("jscc_source", {"rate": "v", "snr_db": "w", "source": "photos/*.png", "codec": "models/mine", "device": "cuda:1"}),
-        ("jscc_tx", {"rate": "'1/64'", "effort": "40", "clip_db": "12.5"}),
+        ("jscc_tx", {"rate": "'1/64'", "effort": "40", "clip_db": "'auto'"}),
         ("jscc_sink", {"codec": "", "snr_db": "-3", "deadline": "None", "folder": "~/received"}),
         ("jscc_rx", {"refine": "remote", "address": "tcp://[::1]:5555", "server_key": "s.key", "secret_key": "r.key_secret"}),
         ("jscc_rx", {"address": "none at all", "refine_deadline": "0", "server_key": "s.key", "refiner": "other"}),

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..symbols import Symbols
 from .header import MAX_FRAGMENTS, Fragment, header_bits, header_elements, pack_image
+from .peaks import AUTO, cut_for, lower_peaks, remaining_peak_db
 from .preset import MAX_PAYLOAD, PAYLOAD_SEED, PILOT_SPACING, Preset
 from .sequences import qpsk_sequence, scattered_order
 
@@ -39,18 +40,28 @@ class Modulator:
     """Turns payloads into bursts of samples.
 
     preset    of the bursts
-    clip_db   peaks are cut at this many dB above the mean power; inf leaves them
+    clip_db   samples are cut at this many dB above the mean power; inf leaves them. "auto": peaks are lowered by repeated cutting
+              and filtering, as far as the SNR that an image is encoded for suggests (see `peaks`)
 
-    Samples have unit mean power if the payload symbols have.
+    Samples have unit mean power if the payload symbols have. Raises ValueError for a clip_db that is neither.
     """
 
-    def __init__(self, preset: Preset, clip_db: float = math.inf):
-        if not clip_db > 0:
-            raise ValueError(f"clip_db = {clip_db}: must be above 0 dB; 9 costs little, inf does not clip")
+    def __init__(self, preset: Preset, clip_db: float | str = math.inf):
+        if clip_db != AUTO and not (isinstance(clip_db, (int, float)) and clip_db > 0):
+            raise ValueError(f"clip_db = {clip_db}: must be above 0 dB, or 'auto'; 9 costs little, inf does not clip")
         self.preset, self.clip_db = preset, clip_db
 
-    def __call__(self, payload: np.ndarray, image: bytes) -> np.ndarray:
-        """payload complex64 (K,), K up to 8191, and the header's image part → samples complex64 (`burst_len`(K),)."""
+    def peak_db(self, snr_db: float | None) -> float:
+        """What no sample of an image that is encoded for ``snr_db`` exceeds, dB above the mean power."""
+        if self.clip_db != AUTO:
+            return float(self.clip_db)
+        return math.inf if snr_db is None else remaining_peak_db(cut_for(snr_db))
+
+    def __call__(self, payload: np.ndarray, image: bytes, snr_db: float | None = None) -> np.ndarray:
+        """payload complex64 (K,), K up to 8191, and the header's image part → samples complex64 (`burst_len`(K),).
+
+        snr_db   that the image is encoded for, for clip_db "auto"; without it peaks stay as they are then
+        """
         preset = self.preset
         rows = preset.header_symbols + preset.payload_symbols(len(payload))
         data = np.zeros(rows * preset.data_per_symbol, np.complex64)
@@ -60,15 +71,17 @@ class Modulator:
         # estimates. And each symbol is multiplied by one of a QPSK sequence: without that, a clear sky, which is the same
         # symbol many times, would make one high peak.
         data[begin:] = np.resize(payload, len(data) - begin) * qpsk_sequence(len(data) - begin, PAYLOAD_SEED)
-        samples = self._clip(self._ofdm(data.reshape(rows, -1)))
-        return np.concatenate((preset.preamble, samples))
+        values, peak_db = self._carriers(data.reshape(rows, -1)), self.peak_db(snr_db)
+        if self.clip_db == AUTO and snr_db is not None:
+            values = lower_peaks(values, preset, cut_for(snr_db))
+        return np.concatenate((preset.preamble, _clip(self._ofdm(values), peak_db)))
 
     def fragment(self, fragment: Fragment, payload: np.ndarray) -> np.ndarray:
         """Samples of one fragment of an image."""
-        return self(payload, pack_image(fragment))
+        return self(payload, pack_image(fragment), fragment.header.tx_snr_db)
 
-    def _ofdm(self, data: np.ndarray) -> np.ndarray:
-        """Values of the data carriers, complex64 (OFDM symbols, D) → samples."""
+    def _carriers(self, data: np.ndarray) -> np.ndarray:
+        """Values of the data carriers, complex64 (OFDM symbols, D) → of all carriers, with pilots, (OFDM symbols, U)."""
         preset = self.preset
         rows = np.arange(len(data))
         values = np.zeros((len(data), len(preset.carriers)), np.complex64)
@@ -77,11 +90,16 @@ class Modulator:
         free[rows[:, None], pilots] = False
         values[free] = data.reshape(-1)
         values[rows[:, None], pilots] = preset.pilot_values[rows % PILOT_SPACING]
-        spectrum = np.zeros((len(data), preset.fft_len), np.complex64)
+        return values
+
+    def _ofdm(self, values: np.ndarray) -> np.ndarray:
+        """Values of the carriers, (OFDM symbols, U) → samples."""
+        preset = self.preset
+        spectrum = np.zeros((len(values), preset.fft_len), np.complex64)
         spectrum[:, preset.carriers] = values
         symbols = np.fft.ifft(spectrum) * (preset.fft_len / math.sqrt(len(preset.carriers)))
         return np.concatenate((symbols[:, -preset.cp_len :], symbols), axis=1).reshape(-1).astype(np.complex64)
 
-    def _clip(self, samples: np.ndarray) -> np.ndarray:
-        peak = 10 ** (self.clip_db / 20)
-        return samples / np.maximum(1, np.abs(samples) / peak).astype(np.float32)
+
+def _clip(samples: np.ndarray, clip_db: float) -> np.ndarray:
+    return samples / np.maximum(1, np.abs(samples) / 10 ** (clip_db / 20)).astype(np.float32)
