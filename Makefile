@@ -22,8 +22,8 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 PYTHON  := $(VENV)/bin/python
 # Passed on to pip, for instance to choose a wheel of torch without CUDA.
 PIP_FLAGS ?=
-# What `make install` installs beside the codec: the refiner, and the refinement service with its client.
-EXTRAS ?= refine,serve
+# What `make install` installs beside the codec: the refiner, the refinement service with its client, and cameras.
+EXTRAS ?= refine,serve,camera
 
 # Where `make install` puts the package diffjscc and what it needs; the installed blocks look for it there.
 ENVIRONMENT := $(PREFIX)/lib/gr-diffjscc

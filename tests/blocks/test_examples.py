@@ -130,6 +130,13 @@ def test_a_radio_s_example_compiles(name, compiled):
     compiled(name)
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_options_of_an_example_have_letters_of_their_own(name):
+    """Of two with the same letter the program would refuse to start."""
+    letters = [b["parameters"]["short_id"] for b in yaml.safe_load(EXAMPLES[name].read_text())["blocks"] if b["id"] == "parameter"]
+    assert len(letters) == len(set(letters))
+
+
 def test_no_example_with_a_window_writes_files_unless_it_is_told_to():
     """A flowgraph that repeats would fill the disk."""
     for path in EXAMPLES.values():
