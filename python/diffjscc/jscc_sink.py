@@ -27,6 +27,9 @@ from .writer import ImageWriter
 #: Seconds that `work` waits for the decoder before it gives the scheduler a turn; and with "drop", where symbols may come.
 PATIENCE = {"wait": 0.1, "drop": 0.005}
 
+#: Seconds that `work` leaves the processor to others while it has nothing to do but to wait for symbols.
+PAUSE = 0.005
+
 #: Seconds between two looks at the deadline of an image whose fragments come from a live radio.
 LOOK = 0.1
 
@@ -113,6 +116,8 @@ class jscc_sink(gr.sync_block):
             refinement.attach(self._publish_refined, self._warn_unrefined, queue_size, on_full)
         self._holds_back, self._drain_timeout, self._patience = on_full == "wait", DRAIN_TIMEOUT[on_full], PATIENCE[on_full]
         self._clock, self._stopping = None, threading.Event()
+        # Whether the block before this one has ended.
+        self._over = False
         # When the stream had ended, and when waiting for subscribers began; None before.
         self._end_seen = self._ended = None
         # Absolute index of the first symbol that was not seen yet.
@@ -146,6 +151,7 @@ class jscc_sink(gr.sync_block):
         for step in self._steps():
             step.start()
         self._stopping.clear()
+        self._over = False
         self._end_seen = self._ended = None
         # A flowgraph that starts anew counts symbols from 0; one that was only locked goes on.
         self._next = max(self._next, self.nitems_read(0)) if self.nitems_read(0) else 0
@@ -190,8 +196,13 @@ class jscc_sink(gr.sync_block):
             self._next = first + len(symbols)
             self._deliver()
         elif not len(fresh):
-            self._deliver() and self._wait_idle()
+            if self._over:
+                self._incoming.flush()
+            if self._deliver():
+                self._wait_idle()
             self._incoming.starve()
+        # What this call has not seen may have come before the end did; the next call sees it.
+        self._over = input_ended(self.gateway)
         seen = self._next - first
         return seen if self._may_end() else max(0, seen - 1)
 
@@ -208,11 +219,11 @@ class jscc_sink(gr.sync_block):
         if not busy and not self._delivery.waiting() and not self._log.delivery.waiting():
             self._ended = None
             return True
-        now, ended = time.monotonic(), input_ended(self.gateway)
-        self._tell_end(now if ended else None)
+        now = time.monotonic()
+        self._tell_end(now if self._over else None)
         if self._holds_back and busy:
             return False
-        self._ended = self._ended or (now if self._holds_back or ended else None)
+        self._ended = self._ended or (now if self._holds_back or self._over else None)
         return self._ended is not None and now - self._ended > self._drain_timeout
 
     def _deliver(self):
@@ -226,7 +237,10 @@ class jscc_sink(gr.sync_block):
 
     def _wait_idle(self):
         if self._decoder.wait_idle(self._patience) and (self._refinement is None or self._refinement.wait_idle(self._patience)):
-            self._delivery.wait(self._patience) and self._log.delivery.wait(self._patience)
+            done = self._delivery.wait(self._patience) and self._log.delivery.wait(self._patience)
+            if done and not self._incoming.idle:
+                # Symbols are missing that may still come.
+                time.sleep(PAUSE)
 
     def _watch_deadline(self):
         while not self._stopping.wait(LOOK):

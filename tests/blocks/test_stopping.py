@@ -13,6 +13,7 @@ from gnuradio import blocks, diffjscc, gr
 from gnuradio.diffjscc.pdus import image_to_pdu, symbols_to_pdu
 from refine.tiny import diffusion_refiner
 
+from diffjscc.air.header import Fragment, pack_image
 from diffjscc.images import to_pixels, write_image
 
 
@@ -270,6 +271,60 @@ def test_with_drop_a_stream_s_end_waits_no_longer_than_a_stop(lite):
     assert time.monotonic() - start < 4.0
     counters = sink.counters()
     assert counters["decoded"] > 3 and counters["decoded"] + counters["dropped"]["stopped"] == 40
+
+
+def half_an_image(lite):
+    """The first of an image's two fragments, and its tags."""
+    symbols = lite.encode(photograph(64, 64), 10.0, "1/64")
+    fragment = Fragment(symbols.header, 0, 2)
+    packed = np.frombuffer(pack_image(fragment), np.uint8)
+    return symbols.values[: fragment.length], [(0, "burst_header", packed), (0, "packet_len", fragment.length)]
+
+
+@pytest.mark.parametrize("on_full", ["wait", "drop"])
+def test_an_image_whose_fragments_the_stream_s_end_cuts_is_delivered_at_once(lite, on_full):
+    source, sink, received, flowgraph = SymbolSource(*half_an_image(lite)), SlowSink(on_full=on_full), MessageSink(), gr.top_block()
+    flowgraph.connect(source, sink)
+    flowgraph.msg_connect((sink, "images"), (received, "in"))
+    start = time.monotonic()
+    flowgraph.run()
+    # Not after the deadline, two seconds.
+    assert time.monotonic() - start < 1.8
+    assert [metadata["truncated"] for _, metadata in received.images()] == [True]
+
+
+class Paused(SymbolSource):
+    """Sends what it has, and then nothing for ever."""
+
+    def work(self, input_items, output_items):
+        count = super().work(input_items, output_items)
+        if count == -1:
+            time.sleep(0.01)
+        return max(0, count)
+
+
+class CountingSink(diffjscc.jscc_sink):
+    """Counts the calls of its work."""
+
+    calls = 0
+
+    def work(self, input_items, output_items):
+        self.calls += 1
+        return super().work(input_items, output_items)
+
+
+@pytest.mark.parametrize("on_full", ["wait", "drop"])
+def test_waiting_for_the_rest_of_an_image_takes_no_processor_time(lite, on_full):
+    source, sink, flowgraph = Paused(*half_an_image(lite)), CountingSink(on_full=on_full, deadline=60.0), gr.top_block()
+    flowgraph.connect(source, sink)
+    flowgraph.start()
+    wait_until(lambda: sink._incoming._gatherer.waiting)
+    before = sink.calls
+    time.sleep(0.5)
+    calls = sink.calls - before
+    flowgraph.stop()
+    flowgraph.wait()
+    assert calls < 150
 
 
 @pytest.mark.parametrize("on_full", ["wait", "drop"])
