@@ -62,7 +62,7 @@ def above_zero(what, high=math.inf):
 
 def clip(name, value):
     """A level in dB above 0, or "auto"."""
-    return value if value == AUTO else above_zero("'auto', or a number of dB")(name, value)
+    return value if isinstance(value, str) and value == AUTO else above_zero("'auto', or a number of dB")(name, value)
 
 
 def optional(check):

@@ -163,6 +163,8 @@ class jscc_source(gr.sync_block):
             if not self._running:
                 self._running = True
                 self._thread = start_thread(self._run, self.stop, "jscc_source")
+        if not self._files:
+            self.logger.info("no file or folder of images is named: what comes on the message port is sent")
         return True
 
     def stop(self):

@@ -6,7 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from gnuradio import diffjscc
+from gnuradio import blocks as blocks_of_gnu_radio
+from gnuradio import diffjscc, gr
 from gnuradio.diffjscc.arguments import CHECKS, checked
 
 
@@ -53,6 +54,7 @@ WRONG = {
     "on_full": [*NUMBERS, "", "panic"],
     "queue_size": [0, -1, 1.5, True, float("nan"), 2**70, *TEXTS],
     "csi": [None, 2, 1.5, "no", ""],
+    "existing": [None, 2, 1.5, "no", ""],
     "deadline": [0, -1.0, True, float("nan"), float("inf"), 1e9, *TEXTS],
     "refinement": [*NUMBERS, "local", diffjscc.LocalRefinement],
     "address": [None, *NUMBERS, "", "a", "\0", "tcp://gpu.local", "tcp://gpu.local:70000", "http://gpu.local"],
@@ -152,3 +154,13 @@ def test_an_argument_without_a_check_is_a_fault_of_the_class():
             pass
 
     assert CHECKS.keys() <= WRONG.keys()
+
+
+def test_a_source_without_files_says_what_it_waits_for(capfd):
+    """Run was pressed before an image was chosen: nothing happens, and the console says why."""
+    flowgraph = gr.top_block()
+    flowgraph.connect(diffjscc.jscc_tx(), blocks_of_gnu_radio.null_sink(gr.sizeof_gr_complex))
+    flowgraph.start()
+    flowgraph.stop()
+    flowgraph.wait()
+    assert "no file or folder of images is named" in capfd.readouterr().out
