@@ -15,7 +15,7 @@ from diffjscc.symbols import check_rate, parse_rate
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|xla)(:\d{1,3})?")
 
 #: Addresses of services as ZeroMQ writes them.
-_ADDRESS = re.compile(r"tcp://([\w.*-]+|\[[\w:.%]+\]):(?P<port>\d{1,5})|(ipc|inproc)://\S+")
+_ADDRESS = re.compile(r"tcp://([\w.-]+|\[[\w:.%]+\]):(?P<port>\d{1,5})|(ipc|inproc)://\S+")
 
 
 def has_codec(codec):

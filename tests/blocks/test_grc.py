@@ -107,7 +107,7 @@ def test_a_form_builds_the_refinement_object(platform, name):
 RED = {
     "codec": ("toaster", "mini", "3"),
     "rate": ("0", "-1/128", "1/3", "1/256", "'fast'", "1e999", "float('nan')", ""),
-    "snr_db": ("1e9", "float('inf')", "float('nan')", "'loud'"),
+    "snr_db": ("1e9", "1j", "float('inf')", "float('nan')", "'loud'"),
     "effort": ("-1", "1.5", "10001", "'a'", ""),
     "guard": ("-1", "1.5", "'a'", "float('inf')", ""),
     "gap": ("-1", "1.5", "'a'", ""),
@@ -117,7 +117,7 @@ RED = {
     "clip_db": ("0", "-3", "float('inf')", "float('nan')", "'a'", ""),
     "amplitude": ("0", "-1", "float('inf')", "float('nan')", "'a'"),
     "queue_size": ("0", "1.5", "'a'", ""),
-    "address": ("", "gpu.local", "tcp://gpu.local", "tcp://gpu.local:70000", "3"),
+    "address": ("", "gpu.local", "tcp://gpu.local", "tcp://gpu.local:70000", "tcp://*:5555", "3"),
     "refiner": ("",),
     "deadline": ("0", "-1", "float('inf')", "'a'"),
     "refine_deadline": ("0", "-1", "float('inf')", "'a'", ""),
@@ -224,3 +224,12 @@ def test_models_devices_and_files_are_offered_and_others_can_be_typed(name):
     kinds = {"source": "file_open", "folder": "dir_select", "server_key": "file_open", "secret_key": "file_open"}
     for key in parameters.keys() & kinds:
         assert parameters[key]["dtype"] == kinds[key]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("jscc_sink", "snr_db"), ("jscc_sink", "deadline"), ("jscc_rx", "deadline"), ("jscc_decoder", "snr_db")]
+)
+def test_an_empty_field_stands_for_none_where_none_is_a_value(platform, name, key):
+    block = filled_in(platform, name, **{key: ""})
+    assert not in_red(block) and f"{key}=None" in block.templates.render("make")
+    assert all("None" in callback for callback in block.get_callbacks() if key in callback)
