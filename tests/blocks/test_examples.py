@@ -2,15 +2,17 @@
 """Every flowgraph of examples/ is compiled as the companion does it; all but those that need a radio are run."""
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
-from blocks.flowgraphs import wait_until
+from gnuradio import diffjscc
 from serve.processes import ServerProcess
 
 from diffjscc.images import read_image, to_tensor, write_image
@@ -72,23 +74,36 @@ def compiled(platform, tmp_path):
     return compile_example
 
 
-def run(program, arguments, done, seconds=120):
-    """Runs a flowgraph until it ends or ``done()``; what it said."""
-    environment = os.environ | {"HOME": str(program.parent), "QT_QPA_PLATFORM": "offscreen"}
+def run(program, arguments, seconds=120):
+    """Runs a flowgraph without a window to its end; what it said."""
+    # The program runs in another folder.
+    modules = os.pathsep.join(map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))))
+    environment = os.environ | {"HOME": str(program.parent), "PYTHONPATH": modules}
     command = [sys.executable, program, *(word for name, value in arguments.items() for word in (f"--{name}", value))]
-    with open(program.parent / "log", "w+") as log:
-        process = subprocess.Popen(
-            [*map(str, command)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=program.parent
-        )
-        try:
-            wait_until(lambda: process.poll() is not None or done(), seconds)
-        finally:
-            process.terminate()
-            process.wait(30)
-        log.seek(0)
-        said = log.read()
-    assert process.returncode == 0 and "Traceback" not in said, said
-    return said
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run([*map(str, command)], **streams, text=True, env=environment, cwd=program.parent, timeout=seconds)
+    assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def watch(application, program, arguments, done, seconds=120):
+    """Runs a flowgraph with a window in this process, which saves the imports, until ``done()``."""
+    spec = importlib.util.spec_from_file_location(program.stem, program)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    flowgraph = getattr(module, program.stem)(**{name: str(value) for name, value in arguments.items()})
+    flowgraph.show()
+    flowgraph.start()
+    end = time.monotonic() + seconds
+    while not done() and time.monotonic() < end:
+        application.processEvents()
+        time.sleep(0.01)
+    shown = [view.widget.line.text() for view in vars(flowgraph).values() if isinstance(view, diffjscc.qt_image_view)]
+    flowgraph.stop()
+    flowgraph.wait()
+    flowgraph.hide()
+    assert done(), "no image came"
+    return shown
 
 
 def test_every_example_is_run_or_needs_a_radio():
@@ -96,8 +111,8 @@ def test_every_example_is_run_or_needs_a_radio():
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_an_example_receives_its_image(name, compiled, tmp_path):
-    """A window is closed once the image is there; the others end by themselves. A service is started where one is asked for."""
+def test_an_example_receives_its_image(name, compiled, application, tmp_path, monkeypatch):
+    """A window is left once the image is there; the others end by themselves. A service is started where one is asked for."""
     example, folder, server = RUNS[name], tmp_path / "out", contextlib.nullcontext()
     window = yaml.safe_load(EXAMPLES[name].read_text())["options"]["parameters"]["generate_options"] == "qt_gui"
     arguments = example.arguments | {"folder": folder}
@@ -112,16 +127,22 @@ def test_an_example_receives_its_image(name, compiled, tmp_path):
         """Of windows some images are dropped where the machine is slow."""
         return sorted(folder.glob("??????.png")), sorted(folder.glob("*_refined.png")) if example.refined else [True]
 
-    with server:
-        said = run(compiled(name), arguments, lambda: window and all(received()))
-    assert all(received()), said
+    if window:
+        monkeypatch.chdir(tmp_path)
+        shown = watch(application, compiled(name), arguments, lambda: all(received()))
+        assert shown
+    else:
+        with server:
+            said = run(compiled(name), arguments)
+        assert all(received()), said
     assert read_image(received()[0][0]).shape == example.shape
 
 
-def test_what_sigmf_record_records_sigmf_replay_receives(compiled, tmp_path):
-    run(compiled("sigmf_record"), {"images": PHOTO, "recording": "today"}, lambda: False)
+def test_what_sigmf_record_records_sigmf_replay_receives(compiled, application, tmp_path, monkeypatch):
+    run(compiled("sigmf_record"), {"images": PHOTO, "recording": "today"})
     received = tmp_path / "out" / "000000.png"
-    run(compiled("sigmf_replay"), {"recording": "today", "folder": tmp_path / "out"}, received.exists)
+    monkeypatch.chdir(tmp_path)
+    watch(application, compiled("sigmf_replay"), {"recording": "today", "folder": tmp_path / "out"}, received.exists)
     assert psnr(to_tensor(read_image(received)), to_tensor(read_image(PHOTO))) > 23
 
 

@@ -86,3 +86,16 @@ def test_a_rate_that_cannot_be_is_one_line_at_once_and_refused_later(capfd):
     source = diffjscc.separate_source(PHOTO, rate="1/32")
     source.set_rate("1/7")
     assert "set_rate" in capfd.readouterr().out and source._source._transmitter.rate == 1 / 32
+
+
+def test_neither_sink_takes_the_other_s_bursts(capfd):
+    """One line each, and the burst is counted."""
+    for source, sink in (
+        (diffjscc.separate_source(PHOTO, rate="1/32"), diffjscc.jscc_sink()),
+        (diffjscc.jscc_source(PHOTO, rate="1/32"), diffjscc.separate_sink()),
+    ):
+        flowgraph = gr.top_block()
+        flowgraph.connect(source, sink)
+        flowgraph.run()
+        assert sink.counters()["dropped"] == {"codec": 1} and sink.counters()["decoded"] == 0
+        assert capfd.readouterr().out.count("burst dropped: burst was encoded by codec") == 1
