@@ -63,8 +63,11 @@ class jscc_rx(gr.hier_block2):
         self.connect((self._bursts, 2), (self, 1))
 
     def counters(self):
-        """What burst_rx counts, as "bursts", and what jscc_sink counts."""
-        return {"bursts": self._bursts.counters()} | self._sink.counters()
+        """What burst_rx counts, as "bursts", and what jscc_sink counts, without "distorted"."""
+        counters = {"bursts": self._bursts.counters()} | self._sink.counters()
+        # Of jscc_source's reference, which is not sent on the air.
+        del counters["distorted"]
+        return counters
 
     def reasons(self):
         """As in jscc_sink."""

@@ -36,7 +36,8 @@ LOOK = 0.1
 #: Seconds more in which images that are decoded and refined may still be written.
 WRITE_TIMEOUT = 0.4
 
-#: Seconds after which stopping is worth a line in the log, and after which a flowgraph that goes on without a stream is.
+#: Seconds after which stopping is worth a line in the log; and after which a flowgraph is that goes on without a stream, and
+#: without anything being done.
 QUIET_STOP, QUIET_END = 0.5, 5.0
 
 #: Images that may wait to be written, as a multiple of the bursts that may wait for the decoder: writing a PNG file takes longer
@@ -118,8 +119,10 @@ class jscc_sink(gr.sync_block):
         self._clock, self._stopping = None, threading.Event()
         # Whether the block before this one has ended.
         self._over = False
-        # When the stream had ended, and when waiting for subscribers began; None before.
-        self._end_seen = self._ended = None
+        # When the last waiting began, for subscribers or with "drop" for anything; None before.
+        self._ended = None
+        # What is left to do behind a stream that has ended, and since when it is the same.
+        self._left_at_end = "", 0.0
         # Absolute index of the first symbol that was not seen yet.
         self._next = 0
         # {counter: number} of what earlier stops gave up, for the log to tell only what is new.
@@ -152,7 +155,7 @@ class jscc_sink(gr.sync_block):
             step.start()
         self._stopping.clear()
         self._over = False
-        self._end_seen = self._ended = None
+        self._ended = None
         # A flowgraph that starts anew counts symbols from 0; one that was only locked goes on.
         self._next = max(self._next, self.nitems_read(0)) if self.nitems_read(0) else 0
         if not self._holds_back:
@@ -161,7 +164,9 @@ class jscc_sink(gr.sync_block):
         return True
 
     def stop(self):
-        end = time.monotonic() + self._drain_timeout
+        # With "drop", what a stream's end has waited already counts.
+        waited = 0.0 if self._holds_back or self._ended is None else time.monotonic() - self._ended
+        end = time.monotonic() + self._drain_timeout - waited
         self._stopping.set()
         if self._clock:
             self._clock.join()
@@ -220,7 +225,7 @@ class jscc_sink(gr.sync_block):
             self._ended = None
             return True
         now = time.monotonic()
-        self._tell_end(now if self._over else None)
+        self._tell_end(now)
         if self._holds_back and busy:
             return False
         self._ended = self._ended or (now if self._holds_back or self._over else None)
@@ -311,13 +316,14 @@ class jscc_sink(gr.sync_block):
         self._log.say("unrefined", line)
 
     def _tell_end(self, now):
-        """Says once why the flowgraph goes on although the stream has ended; ``now`` is None where it has not."""
-        if now is None or self._end_seen is not None and now - self._end_seen < QUIET_END:
-            return
-        if self._end_seen is not None:
-            self._log.say("ending", f"the stream has ended; the flowgraph ends after {self._left()}")
-        # With the second look infinitely far away it is said once.
-        self._end_seen = now if self._end_seen is None else math.inf
+        """Says once why the flowgraph goes on although the stream has ended and nothing gets done any more."""
+        left = self._left()
+        if not self._over or left != self._left_at_end[0]:
+            self._left_at_end = left, now
+        elif left and now - self._left_at_end[1] > QUIET_END:
+            self._log.say("ending", f"the stream has ended; the flowgraph ends after {left}")
+            # Until that changes.
+            self._left_at_end = left, math.inf
 
     def _tell_drain(self):
         left = self._left()

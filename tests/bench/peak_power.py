@@ -21,7 +21,7 @@ from diffjscc.air.modulator import Modulator, fragments
 from diffjscc.air.peaks import AUTO, cut_for
 from diffjscc.air.preset import BANDWIDTH, PREAMBLE_LEN, PRESETS, find_preset
 from diffjscc.hub import load_codec
-from diffjscc.images import read_image, to_tensor
+from diffjscc.images import find_images, read_image, to_tensor
 from diffjscc.metrics import psnr
 from diffjscc.symbols import ImageHeader
 
@@ -156,7 +156,7 @@ def main():
             print(f"at P/N {peak:.1f} dB, where cuts at 9 dB give {encoded:g} dB: {now:.2f} dB, {now - encoded:+.2f}", flush=True)
             if preset == "ofdm256" and arguments.kodak:
                 codec, rate = load_codec("lite"), {1.0: "1/128", 7.0: "1/32", 13.0: "1/16"}[encoded]
-                paths = sorted(arguments.kodak.glob("*.png"))[::4]
+                paths = find_images(arguments.kodak)[::4]
                 before, after = (
                     np.mean([image_psnr(codec, path, clip_db, encoded, rate, peak, 5) for path in paths]) for clip_db in (9.0, AUTO)
                 )

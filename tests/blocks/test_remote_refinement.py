@@ -119,7 +119,7 @@ def test_keys_open_the_service_to_a_sink(images, tmp_path):
     assert len(link.refined.messages) == 3
 
 
-@pytest.mark.parametrize(("on_full", "deadline", "least", "most"), [("wait", 6.0, 6.0, 20.0), ("drop", 60.0, 0.0, 15.0)])
+@pytest.mark.parametrize(("on_full", "deadline", "least", "most"), [("wait", 7.0, 7.0, 20.0), ("drop", 60.0, 0.0, 15.0)])
 def test_a_service_that_is_not_there_costs_no_initial_image_and_one_line(
     images, tmp_path, warnings, on_full, deadline, least, most
 ):
