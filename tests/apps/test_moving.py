@@ -104,8 +104,8 @@ def test_a_transmitter_with_a_camera_ends_when_it_is_told_to(film, tmp_path):
         (["a.png", "--camera", "b.mp4"], "name either images or a --camera"),
         (["--camera", "/dev/video99"], "/dev/video99: no such camera"),
         (["--camera", "gone.mp4"], "gone.mp4: no such video file"),
-        (["--camera", "gone.mp4", "--size", "320"], "'320': expected width x height in pixels, such as 320x240"),
-        (["--camera", "gone.mp4", "--size", "3x2"], "width = 3: must be a whole number of pixels"),
+        (["--camera", "gone.mp4", "--size", "320"], "'320': expected width x height in pixels, 32 to 8192 each, such as 320x240"),
+        (["--camera", "gone.mp4", "--size", "3x2"], "'3x2': expected width x height in pixels, 32 to 8192 each"),
         (["--camera", "gone.mp4", "--fps", "0"], "expected a number"),
     ],
 )
