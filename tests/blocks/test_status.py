@@ -11,7 +11,8 @@ from blocks.test_air_interface import bursts, noisy
 from conftest import photograph
 from gnuradio import blocks, channels, diffjscc, filter, gr
 from gnuradio.diffjscc.logs import StatusLog
-from gnuradio.diffjscc.pdus import image_to_pdu
+from gnuradio.diffjscc.pdus import REFERENCE_TAG, image_to_pdu
+from gnuradio.diffjscc.reference import ReferenceCheck, reference
 
 from diffjscc.images import to_pixels
 
@@ -195,6 +196,38 @@ def test_a_resampler_is_told():
 def test_delays_that_move_tags_too_are_no_change():
     lines, counters = received(noise(), blocks.delay(8, 3), count=2)
     assert lines == [] and counters["distorted"] == 0
+
+
+@pytest.mark.parametrize("window", [1, 7, 33, 1000])
+@pytest.mark.parametrize("turn", [1, 1j])
+def test_a_reference_is_checked_whatever_the_windows(window, turn):
+    random, tag, found, check = np.random.default_rng(window), gr.tag_t(), [], ReferenceCheck()
+    stream = np.concatenate((np.zeros(70), reference(40), np.zeros(30)))
+    stream = (turn * stream + 0.3 * random.standard_normal((140, 2)) @ (1, 1j)).astype(np.complex64)
+    tag.offset, tag.key, tag.value = 1070, REFERENCE_TAG, pmt.from_long(40)
+    for begin in range(0, 140, window):
+        end = begin + window
+        found += check.push(stream[begin:end], 1000 + begin, [tag] if begin <= 70 < end else [])
+    assert len(found + check.flush()) == check.distorted == (turn != 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "symbol", "told"),
+    [
+        (pmt.PMT_T, 0, 0),
+        (pmt.from_long(-1), 0, 0),
+        (pmt.from_long(1 << 40), 0, 0),
+        (pmt.from_double(40.0), 0, 0),
+        (pmt.from_long(40), np.nan, 0),
+        (pmt.from_long(40), np.inf, 0),
+        (pmt.from_long(40), 1e18, 1),
+        (pmt.from_long(40), 0, 1),
+    ],
+)
+def test_nonsense_is_no_reference_and_silence_or_power_is_a_changed_one(value, symbol, told):
+    tag, check = gr.tag_t(), ReferenceCheck()
+    tag.offset, tag.key, tag.value = 20, REFERENCE_TAG, value
+    assert len(check.push(np.full(100, symbol, np.complex64), 0, [tag]) + check.flush()) == check.distorted == told
 
 
 # How often.
