@@ -10,6 +10,12 @@ from diffjscc.errors import extra, one_line
 #: Where Linux has its cameras (V4L2).
 DEVICES = "/dev/video"
 
+#: Seconds in which a file's late frames are left out one behind another; a decoder slower than the film would show none at all.
+CATCHING_UP = 0.2
+
+#: Damaged packets in a row that are left out, as a player does.
+MAX_DAMAGED = 50
+
 
 def is_device(source):
     return source.startswith("/dev/")
@@ -79,34 +85,52 @@ class Player:
             for frame in self._once(stopped):
                 count += 1
                 yield frame
+            if not count and not stopped.is_set():
+                raise ValueError(f"{self._source}: no frame of it can be decoded")
             if self._live or not self._repeat or stopped.is_set():
                 return
-            if not count:
-                raise ValueError(f"{self._source}: no frame of it can be decoded")
 
     def _once(self, stopped):
         container = open_video(self._source, *self._size, self._fps)
-        begin, due, number = time.monotonic(), 0.0, -1
+        begin, due, number, resumed = None, 0.0, -1, 0.0
         rate = float(container.streams.video[0].average_rate or self._fps)
         try:
-            for number, frame in enumerate(container.decode(video=0)):
+            for number, frame in enumerate(_decoded(container)):
+                # The first frame may take long.
+                begin = begin or time.monotonic()
                 now = time.monotonic() - begin
                 filmed = now if self._live else _seconds(frame, number, rate)
                 # A quarter of a frame's time of grace: cameras are not exact.
                 if filmed < due - 0.25 / rate:
                     continue
-                if not self._live and filmed < now - 1 / self._fps:
+                if not self._live and filmed < now - 1 / self._fps and now - resumed < CATCHING_UP:
                     continue
                 if stopped.wait(max(0.0, filmed - now)):
                     return
                 due = max(due, filmed - 1 / self._fps) + 1 / self._fps
                 yield _fitted(frame, *self._size)
+                resumed = time.monotonic() - begin
             # The last frame is shown as long as the others.
             stopped.wait(0 if self._live or number < 0 else 1 / rate)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{self._source}: {one_line(error, 100)}") from None
         finally:
             container.close()
+
+
+def _decoded(container):
+    """Frames. Damaged packets are left out: cameras send some."""
+    damaged = 0
+    for packet in container.demux(video=0):
+        try:
+            frames = packet.decode()
+        except ValueError:
+            damaged += 1
+            if damaged > MAX_DAMAGED:
+                raise
+            continue
+        damaged = 0
+        yield from frames
 
 
 def _seconds(frame, number, rate):

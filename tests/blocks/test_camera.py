@@ -75,6 +75,47 @@ def test_frames_per_second_are_at_most_those_asked_for_and_late_frames_are_left_
     assert numbers(slow) == sorted(numbers(slow)) and len(slow) <= 6
 
 
+def test_a_decoder_slower_than_the_film_still_shows_frames(film, monkeypatch):
+    """Each frame takes four times as long as it lasts."""
+    from gnuradio.diffjscc import camera
+
+    decoded = camera._decoded
+
+    def slowly(container):
+        for frame in decoded(container):
+            time.sleep(4 / FPS)
+            yield frame
+
+    monkeypatch.setattr(camera, "_decoded", slowly)
+    shown = numbers(Player(film, 160, 96, FPS, False).frames(threading.Event()))
+    assert 4 <= len(shown) <= FRAMES and shown == sorted(shown)
+
+
+def mjpeg(film, path, damaged):
+    """The film in a format of which each frame stands for itself, with some frames damaged."""
+    import av
+
+    with av.open(film) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuvj420p"
+        for number, frame in enumerate(source.decode(video=0)):
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            for packet in stream.encode(frame.reformat(format="yuvj420p")):
+                if number in damaged:
+                    zeros = av.Packet(b"\x00" * packet.size)
+                    zeros.stream, zeros.pts, zeros.dts = stream, packet.pts, packet.dts
+                    packet = zeros
+                container.mux(packet)
+    return Player(str(path), 160, 96, FPS, False)
+
+
+def test_damaged_frames_are_left_out(film, tmp_path):
+    shown = numbers(mjpeg(film, tmp_path / "some.avi", range(4, 8)).frames(threading.Event()))
+    assert max(shown) == FRAMES - 1 and not set(shown) & {4, 5, 6, 7}
+    with pytest.raises(ValueError, match=r"all.avi: no frame of it can be decoded$"):
+        list(mjpeg(film, tmp_path / "all.avi", range(FRAMES)).frames(threading.Event()))
+
+
 def test_repeat_plays_again_until_stopped(film):
     stopped, seen = threading.Event(), []
     for frame in Player(film, 64, 64, 25, True).frames(stopped):
