@@ -2,6 +2,7 @@
 """The documentation site's own code, and pages that are made from the code. `make docs` checks the toctree and all links."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,11 @@ def test_man_pages_are_formatted_without_a_warning(page):
         ["man", "--warnings", "-E", "UTF-8", "-l", ROOT / "docs" / "man" / f"{page}.1"], capture_output=True, text=True, check=True
     )
     assert done.stderr == "" and f"{page} - " in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("page", ("README.md", "CONTRIBUTING.md", "deploy/README.md"))
+def test_links_of_pages_outside_the_site_lead_somewhere(page):
+    """`make docs` checks those of the site."""
+    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8"))
+    broken = [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert broken == []
