@@ -39,6 +39,7 @@ for group in "$@"; do
         test)
             need xvfb command -v Xvfb
             need xdotool command -v xdotool
+            need imagemagick command -v import
             need man-db command -v man
             need clang-format command -v clang-format
             need chromium has_browser
