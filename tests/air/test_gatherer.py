@@ -67,14 +67,44 @@ def test_fragments_that_come_after_their_image_are_counted():
 
 
 def test_a_transmitter_that_starts_anew_begins_a_new_image():
-    """With another session, or, where that happens to be the same, with a fragment that was there already."""
-    for session in (4, 3):
+    """Where its session happens to be the same: with a fragment that was there already, or another image's."""
+    for again in (sent(session=3)[1][0], sent(7, session=3)[1][2]):
         gatherer = Gatherer()
         push(gatherer, sent(session=3)[1][0])
         push(gatherer, sent(session=3)[1][1])
-        ended = push(gatherer, sent(session=session)[1][0])
+        ended = push(gatherer, again)
         assert [np.isinf(reception.noise_var).sum() for _, reception in ended] == [36 * 8 - 57 - 58]
         assert len(gatherer.flush()) == 1
+
+
+def test_transmitters_that_take_turns_do_not_cut_each_other_s_images():
+    """Four at once, with the same image ids; fragment by fragment."""
+    images = [sent(session, session=session) for session in range(4)]
+    gatherer, ended = Gatherer(), []
+    for turn in range(5):
+        for _, parts in images:
+            ended += push(gatherer, parts[turn])
+    assert [header for header, _ in ended] == [symbols.header for symbols, _ in images]
+    for (_, reception), (symbols, _) in zip(ended, images):
+        assert np.array_equal(reception.values, symbols.values) and np.isfinite(reception.noise_var).all()
+
+
+def test_of_too_many_transmitters_the_one_that_was_silent_longest_is_given_up():
+    gatherer = Gatherer()
+    for session in (5, 6, 7, 8, 5):
+        assert push(gatherer, sent(session, session=session)[1][0 if session != 5 or not gatherer.waiting else 1]) == []
+    ended = push(gatherer, sent(9, session=9)[1][0])
+    assert [header.image_id for header, _ in ended] == [6]
+    assert [header.image_id for header, _ in gatherer.flush()] == [7, 8, 5, 9]
+
+
+def test_each_image_has_its_own_deadline():
+    gatherer = Gatherer(deadline=1.0)
+    push(gatherer, sent(0, session=1)[1][0], now=10.0)
+    push(gatherer, sent(1, session=2)[1][0], now=10.5)
+    push(gatherer, sent(2, session=3)[1][0], now=11.0)
+    assert [header.image_id for header, _ in gatherer.expire(11.6)] == [0, 1]
+    assert [header.image_id for header, _ in gatherer.expire(99.0)] == [2]
 
 
 def test_an_image_id_may_come_again():

@@ -15,12 +15,17 @@ from .sequences import scattered_order
 REMEMBERED = 64
 
 
-class Gatherer:
-    """Collects the fragments of one image after another.
+#: Transmitters whose images are put together at the same time.
+MAX_OPEN = 4
 
-    Bursts keep their order on the air. So an image is given out when it is complete, or when a fragment of another image
-    arrives; and by `expire` when nothing has arrived for ``deadline`` seconds, or by `flush`. Symbols that are missing by then
-    are erasures, noise variance +inf.
+
+class Gatherer:
+    """Collects the fragments of images, one image at a time from each transmitter.
+
+    Bursts of a transmitter, which its session tells from others', keep their order on the air. So an image is given out when it is
+    complete, or when a fragment of another image of its session arrives; and by `expire` when none of its fragments has arrived
+    for ``deadline`` seconds, or by `flush`. Symbols that are missing by then are erasures, noise variance +inf. When a fifth
+    session begins, the image that has waited longest for a fragment is given out.
 
     deadline   seconds without a fragment after which an image is given out; None for no limit
     late       number of fragments whose image had been given out before
@@ -30,7 +35,8 @@ class Gatherer:
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline = {deadline}: must be above 0 seconds, or None")
         self._deadline = deadline
-        self._open: _Image | None = None
+        # Images by session; the one whose last fragment came last is last.
+        self._open: dict[int, _Image] = {}
         self._given_out: deque = deque(maxlen=REMEMBERED)
         self.late = 0
 
@@ -45,36 +51,46 @@ class Gatherer:
         """
         key = (fragment.session, fragment.header, fragment.count)
         ended = []
-        if self._open is not None and (self._open.key != key or fragment.index in self._open.snr_db):
-            ended += self.flush()
-        if self._open is None:
+        image = self._open.pop(fragment.session, None)
+        if image is not None and (image.key != key or fragment.index in image.snr_db):
+            ended.append(self._give_out(image))
+            image = None
+        if image is None:
             # The first fragment of an image that was given out begins a new image: ids wrap, and transmitters restart.
             if key in self._given_out and fragment.index > 0:
                 self.late += 1
                 return ended
-            self._open = _Image(key, fragment)
-        self._open.add(fragment, values, noise_var, snr_db, now)
-        if len(self._open.snr_db) == fragment.count:
-            ended += self.flush()
+            if len(self._open) >= MAX_OPEN:
+                ended.append(self._give_out(self._open.pop(next(iter(self._open)))))
+            image = _Image(key, fragment)
+        image.add(fragment, values, noise_var, snr_db, now)
+        if len(image.snr_db) == fragment.count:
+            ended.append(self._give_out(image))
+        else:
+            self._open[fragment.session] = image
         return ended
 
     @property
     def waiting(self) -> bool:
         """Whether an image is open."""
-        return self._open is not None
+        return bool(self._open)
 
     def expire(self, now: float) -> list[tuple[ImageHeader, Reception]]:
-        """The open image, if its last fragment came longer than ``deadline`` ago."""
-        overdue = self._deadline is not None and self._open is not None and now - self._open.last > self._deadline
-        return self.flush() if overdue else []
+        """The open images whose last fragment came longer than ``deadline`` ago."""
+        if self._deadline is None:
+            return []
+        overdue = [session for session, image in self._open.items() if now - image.last > self._deadline]
+        return [self._give_out(self._open.pop(session)) for session in overdue]
 
     def flush(self) -> list[tuple[ImageHeader, Reception]]:
-        """The open image, as it is; [] where there is none."""
-        if self._open is None:
-            return []
-        image, self._open = self._open, None
+        """The open images, as they are."""
+        images = list(self._open.values())
+        self._open.clear()
+        return [self._give_out(image) for image in images]
+
+    def _give_out(self, image: _Image) -> tuple[ImageHeader, Reception]:
         self._given_out.append(image.key)
-        return [(image.header, image.reception())]
+        return image.header, image.reception()
 
 
 class _Image:
