@@ -187,7 +187,7 @@ def test_wrong_parameters_are_refused_at_once(tmp_path, images):
         (lambda: diffjscc.jscc_source(str(images), codec="absent"), "neither a known name"),
         (lambda: diffjscc.jscc_source(str(images), guard=-1), "guard = -1"),
         (lambda: diffjscc.jscc_sink(on_full="panic"), "on_full = 'panic': must be one of wait, drop"),
-        (lambda: diffjscc.jscc_sink(queue_size=0), "queue_size = 0: must be a whole number of items"),
+        (lambda: diffjscc.jscc_sink(queue_size=0), "queue_size = 0: must be a whole number of bursts or images"),
         (lambda: diffjscc.jscc_sink(snr_db=float("inf")), "snr_db = inf is not an SNR"),
         (lambda: diffjscc.image_file_sink(""), "folder = '': must be the folder that images are written to"),
         (lambda: diffjscc.image_file_sink("x", ".txt"), "suffix"),
