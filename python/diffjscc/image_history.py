@@ -6,10 +6,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-import numpy as np
-
 #: Images that the course of SNR and PSNR shows.
 COURSE = 200
+
+#: What curves show is less than this, dB.
+PLOTTED = 200.0
 
 #: Seconds over which images per second are counted.
 RATE_SPAN = 3.0
@@ -24,6 +25,11 @@ class Point:
 
     snr_db: float | None = None
     psnr_db: float | None = None
+
+
+def _plotted(value):
+    """A value in dB as float, or None where a curve cannot show it: the PSNR of an image that came as it was is infinite."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) < PLOTTED else None
 
 
 @dataclass
@@ -48,7 +54,7 @@ class Reception:
 
             self._qualities[stage] = psnr(to_tensor(shown), to_tensor(original))
             if stage == "initial":
-                self.point.psnr_db = self._qualities[stage]
+                self.point.psnr_db = _plotted(self._qualities[stage])
         return self._qualities[stage]
 
 
@@ -78,8 +84,7 @@ class ImageHistory:
                 self._receptions.append(reception)
                 if image_id is not None and image_id in self._originals:
                     reception.pixels["original"] = self._originals[image_id]
-                if isinstance(metadata.get("snr_db"), (int, float)) and np.isfinite(metadata["snr_db"]):
-                    reception.point.snr_db = float(metadata["snr_db"])
+                reception.point.snr_db = _plotted(metadata.get("snr_db"))
                 self._course.append(reception.point)
                 self._times.append(time.monotonic())
             reception.pixels[stage] = pixels

@@ -10,6 +10,7 @@ import pmt
 import pytest
 from blocks.flowgraphs import MessageSource, wait_until
 from gnuradio import diffjscc, gr
+from gnuradio.diffjscc.image_history import Point
 from gnuradio.diffjscc.pdus import image_to_pdu
 from PyQt5.QtCore import QEvent, QPointF, Qt
 from PyQt5.QtGui import QMouseEvent
@@ -158,6 +159,12 @@ def test_the_course_has_snr_and_psnr(view, application):
     assert [point.snr_db for point in course] == [0, 1, 2]
     # Images that the window did not get to show have none.
     assert course[-1].psnr_db == pytest.approx(28.13, abs=0.01)
+    # An image that is no other than its original, and an SNR that is none, are not in the curves.
+    send(view, plain(GREY), "originals", image_id=3)
+    for snr_db in (1e300, float("nan"), float("-inf"), "high", None):
+        send(view, plain(GREY), image_id=3, snr_db=snr_db, stage="initial")
+        looked(application, 0.1)
+    assert all(point == Point() for point in view._history.course()[3:])
     image = view.widget.course.grab().toImage()
     colours = {image.pixelColor(x, y).name() for x in range(image.width()) for y in range(image.height())}
     assert {colour.name() for colour in view.widget.course.COLOURS} <= colours
