@@ -2,16 +2,22 @@
 """What works with which packages installed: the core alone, the client without torch, and the remedy for what is missing."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 from serve.processes import ServerProcess
 
 import diffjscc
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
 
 ROOT = Path(__file__).parents[1]
 
@@ -213,3 +219,17 @@ def test_uninstall_removes_all_that_was_installed_and_nothing_else(tmp_path):
     assert all(any(other.is_relative_to(path) for other in others) for path in prefix.rglob("*"))
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1 and "nothing was installed from" in again.stderr
+
+
+@pytest.mark.parametrize("app", ("diffjscc-rx", "diffjscc-tx"))
+def test_the_radios_without_the_package_are_one_line(tmp_path, app):
+    blocks = tmp_path / "gnuradio" / "diffjscc"
+    shutil.copytree(ROOT / "build" / "test_modules" / "gnuradio" / "diffjscc", blocks)
+    (blocks / "environment.txt").write_text(f"{tmp_path / 'gone'}\nsudo diffjscc-setup\n")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(["/usr/bin/python3", ROOT / "apps" / app, "--help"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert (
+        done.stderr.startswith(f"{app}: /usr/bin/python3 does not have the Python package diffjscc")
+        and "diffjscc-setup" in done.stderr
+    )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A run's folder: killed, stopped, out of room, damaged or mistaken, it ends in one clear line and loses nothing."""
 
+import importlib
 import json
 import os
 import resource
@@ -424,7 +425,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(extra, images, tmp_p
 
 
 def test_the_package_carries_the_recipes():
-    import tomllib
+    # pytest brings tomli where Python has no tomllib, before 3.11.
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
     build = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["recipes"] == "diffjscc/recipes"
