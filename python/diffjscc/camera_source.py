@@ -11,6 +11,7 @@ from diffjscc.errors import one_line
 from .arguments import above_zero, checked, path, whole, yes_or_no
 from .camera import Player
 from .counters import Counters
+from .logs import StatusLog
 from .pdus import LIVE, image_to_pdu
 from .threads import start_thread
 
@@ -26,6 +27,7 @@ class camera_source(gr.basic_block):
 
     Output, message port ``images``: image PDUs {width, height, live: True} · u8vector RGB, for jscc_source or jscc_tx. Of images
     that are marked live the newest wins: jscc_source keeps no older one waiting. So a slow encoder costs frames, not delay.
+    Message port ``status``: what is logged, see StatusLog.
 
     source   a camera's device file, such as /dev/video0, or a video file; a file is played at the speed at which it was filmed
     width, height   of the images, pixels; frames are scaled, and what then is too wide or too high is cut off
@@ -46,7 +48,7 @@ class camera_source(gr.basic_block):
     def __init__(self, source="/dev/video0", width=320, height=240, fps=25.0, repeat=True):
         gr.basic_block.__init__(self, name="camera_source", in_sig=None, out_sig=None)
         self._player = Player(source, width, height, fps, repeat)
-        self._counters = Counters("published")
+        self._counters, self._log = Counters("published"), StatusLog(self, self._error)
         self._images = pmt.intern("images")
         self.message_port_register_out(self._images)
         self._stopped = self._thread = None
@@ -72,7 +74,10 @@ class camera_source(gr.basic_block):
                 self.message_port_pub(self._images, image_to_pdu(pixels, {LIVE: True}))
                 self._counters.count("published")
         except Exception as error:
-            self.logger.error(f"no more images: {one_line(error)}")
+            self._log.say("ended", f"no more images: {one_line(error)}")
         if not stopped.is_set():
             # Tells the scheduler that this block has ended, and those that wait for its messages.
             self.to_basic_block()._post(pmt.intern("system"), pmt.cons(pmt.intern("done"), pmt.from_long(1)))
+
+    def _error(self, line):
+        self.logger.error(line)

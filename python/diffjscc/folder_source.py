@@ -12,7 +12,7 @@ from diffjscc.images import SUFFIXES, read_image
 
 from .arguments import checked, path, yes_or_no
 from .counters import Counters
-from .logs import RateLimitedLog
+from .logs import StatusLog
 from .pdus import image_to_pdu
 from .threads import start_thread
 
@@ -26,7 +26,8 @@ STOP_TIMEOUT = 1.0
 class folder_source(gr.basic_block):
     """Publishes each image that is put into a folder: drop an image, and it goes on the air.
 
-    Output, message port ``images``: image PDUs {width, height} · u8vector RGB, for jscc_source or jscc_tx.
+    Output, message port ``images``: image PDUs {width, height} · u8vector RGB, for jscc_source or jscc_tx. Message port
+    ``status``: what is logged, see StatusLog.
 
     folder     to watch; made where it is missing
     existing   whether images that are there when the flowgraph starts are sent too
@@ -44,7 +45,7 @@ class folder_source(gr.basic_block):
             os.listdir(folder)
         except OSError as error:
             raise ValueError(f"folder = {folder!r}: must be a folder that can be read ({one_line(error, 100)})") from None
-        self._counters, self._log = Counters("published", "skipped"), RateLimitedLog(self._warn)
+        self._counters, self._log = Counters("published", "skipped"), StatusLog(self, self._warn)
         self._images = pmt.intern("images")
         self.message_port_register_out(self._images)
         # {path: (size, modification)} as last seen, and as last sent or given up.
@@ -72,7 +73,7 @@ class folder_source(gr.basic_block):
             try:
                 now = self._look()
             except OSError as error:
-                self._log.note("folder", f"nothing is sent: {one_line(error, 100)}")
+                self._log.note("unreadable", f"nothing is sent: {one_line(error, 100)}")
                 now = {}
             for file, version in sorted(now.items(), key=lambda item: (item[1][1], item[0])):
                 if self._seen.get(file) == version and self._done.get(file) != version and not stopped.is_set():
@@ -100,7 +101,7 @@ class folder_source(gr.basic_block):
             pdu = image_to_pdu(read_image(file), {"name": os.path.basename(file)})
         except Exception as error:
             self._counters.count("skipped")
-            self._log.note(file, f"image not sent: {one_line(error)}")
+            self._log.note("skipped", f"image not sent: {one_line(error)}", kind=file)
             return
         self.message_port_pub(self._images, pdu)
         self._counters.count("published")

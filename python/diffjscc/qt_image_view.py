@@ -8,7 +8,7 @@ from diffjscc.errors import one_line
 
 from .arguments import checked, text, whole, yes_or_no
 from .image_history import ImageHistory
-from .logs import RateLimitedLog
+from .logs import StatusLog
 from .pdus import image_from_pdu
 
 #: Most images that the strip may hold.
@@ -20,7 +20,8 @@ class qt_image_view(gr.basic_block):
 
     Input, message port ``images``: image PDUs {image_id, width, height, snr_db, stage: "initial" | "refined", …} · u8vector
     RGB, both ports of jscc_sink or jscc_rx together; message port ``originals``: PDUs of images before they were sent, under
-    the image_id that they are sent with, for the PSNR (jscc_source has such a port).
+    the image_id that they are sent with, for the PSNR (jscc_source has such a port). Output, message port ``status``: what is
+    logged, see StatusLog.
 
     title    of the window, and above the image
     length   images in the strip, 1 to 200
@@ -44,7 +45,7 @@ class qt_image_view(gr.basic_block):
         if QApplication.instance() is None:
             raise ValueError("qt_image_view needs a QApplication: make one first, or set Generate Options to QT GUI")
         self._history, self._taken = ImageHistory(length), 0
-        self._log = RateLimitedLog(self._warn)
+        self._log = StatusLog(self, self._warn)
         self.widget = ImageView(self._history, title, compact)
         # GNU Radio finds a handler by its name: it must be a method.
         for name, handler in (("images", self._take_image), ("originals", self._take_original)):

@@ -15,7 +15,8 @@ class separate_sink(gr.hier_block2):
         symbols ─► soft decisions ─► LDPC, belief propagation ─► HEVC ─► image
 
     Input: complex symbols, unit mean power, gain 1, tagged as jscc_sink's.
-    Output, message port ``images``: image PDUs as jscc_sink's; ``truncated`` where not the whole image is shown.
+    Output, message port ``images``: image PDUs as jscc_sink's; ``truncated`` where not the whole image is shown. Message
+    port ``status``: what is logged, see StatusLog.
 
     code, constellation                              as the transmitter's
     on_failure   "show": an image whose blocks did not all arrive is shown up to the first that failed, and grey behind it;
@@ -42,8 +43,9 @@ class separate_sink(gr.hier_block2):
         self._sink = jscc_sink(snr_db=snr_db, folder=folder, on_full=on_full, queue_size=queue_size, length_tag=length_tag)
         # All but the codec is the same.
         self._sink._receiver = self._receiver
-        self.message_port_register_hier_out("images")
-        self.msg_connect((self._sink, "images"), (self, "images"))
+        for name in ("images", "status"):
+            self.message_port_register_hier_out(name)
+            self.msg_connect((self._sink, name), (self, name))
         self.connect(self, self._sink)
 
     def set_snr_db(self, snr_db):

@@ -14,7 +14,8 @@ class separate_source(gr.hier_block2):
 
         image ─► HEVC still, at the finest setting that fits ─► LDPC ─► BPSK or QPSK ─► symbols
 
-    Input, message port ``images``, output and message port ``originals``: as jscc_source's. separate_sink decodes it.
+    Input, message port ``images``, output, and message ports ``originals`` and ``status``: as jscc_source's. separate_sink
+    decodes it.
 
     source, repeat, guard, length_tag   as in jscc_source
     rate            channel uses per pixel, any multiple of 1/256
@@ -42,9 +43,10 @@ class separate_source(gr.hier_block2):
         # All but the codec is the same.
         self._source._transmitter = transmitter
         self.message_port_register_hier_in("images")
-        self.message_port_register_hier_out("originals")
         self.msg_connect((self, "images"), (self._source, "images"))
-        self.msg_connect((self._source, "originals"), (self, "originals"))
+        for name in ("originals", "status"):
+            self.message_port_register_hier_out(name)
+            self.msg_connect((self._source, name), (self, name))
         self.connect(self._source, self)
 
     def set_rate(self, rate):

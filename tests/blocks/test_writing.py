@@ -59,6 +59,24 @@ def test_an_image_file_sink_tells_what_was_no_image_from_what_could_not_be_writt
     assert block.counters() == {"written": 0, "unwritten": 1, "bad": 1}
 
 
+def test_an_image_file_sink_keeps_the_newest_of_its_own_files(tmp_path):
+    import pmt
+    from gnuradio.diffjscc.pdus import image_to_pdu
+
+    (tmp_path / "000000.png").write_text("somebody else's")
+    block = diffjscc.image_file_sink(str(tmp_path), keep=2)
+    flowgraph, other = gr.top_block(), MessageSink()
+    other.message_port_register_out(pmt.intern("out"))
+    flowgraph.msg_connect((other, "out"), (block, "images"))
+    flowgraph.start()
+    for image_id in range(5):
+        block.to_basic_block()._post(pmt.intern("images"), image_to_pdu(np.zeros((32, 32, 3), np.uint8), {"image_id": image_id}))
+    wait_until(lambda: block.counters()["written"] == 5)
+    flowgraph.stop()
+    flowgraph.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.png", "000003.png", "000004.png"]
+
+
 class SlowDisk(ImageWriter):
     """A writer whose disk answers once ``answer`` is set."""
 
