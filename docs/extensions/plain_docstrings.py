@@ -25,7 +25,8 @@ def inline(text):
 
 
 def _escape(text):
-    return re.sub(r"([\\*|_`])", r"\\\1", text)
+    # Two colons at the end of a paragraph would announce a literal block.
+    return re.sub(r"([\\*|_`])", r"\\\1", text).replace("::", r":\:")
 
 
 def to_rst(lines):
