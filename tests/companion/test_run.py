@@ -49,7 +49,9 @@ def environment_of(home, display):
     """As on a desktop: the blocks are on the path, as `make grc` sets it, and a terminal is there. No virtual environment."""
     (home / ".gnuradio").mkdir(parents=True)
     (home / ".gnuradio" / "config.conf").write_text(f"[grc]\nxterm_executable = {shutil.which('xterm')}\n")
-    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
+    # Tests of windows without a screen set QT_QPA_PLATFORM for the whole process.
+    foreign = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "QT_QPA_PLATFORM")
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
     return kept | {
         "HOME": str(home),
         "DISPLAY": display,
