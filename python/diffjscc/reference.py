@@ -41,8 +41,8 @@ HARMLESS = 0.03
 #: symbols that arrive as sent reach once in 10⁷ bursts.
 DEVIATIONS, CONSTANT = 7.0, 8.0
 
-#: Power of a reference over the noise in its estimate from which on it has been found.
-FOUND = 9.0
+#: Power of a reference over the noise in its estimate from which on it has been found; and from which on that cannot be chance.
+FOUND, CERTAIN = 9.0, 25.0
 
 _NAME = pmt.symbol_to_string(REFERENCE_TAG)
 
@@ -114,6 +114,10 @@ class ReferenceCheck:
         if 0 not in fits:
             return []
         gain, noise_var = fits[0]
+        lag, power = _strongest(fits, length)
+        if power > CERTAIN:
+            # Beside its place: what is left there is the reference itself, and no noise.
+            noise_var = fits[lag][1]
         error = abs(gain - 1) ** 2
         evidence = (length - 1) * np.log1p(length * error / noise_var / (length - 1))
         self._evidence.append((evidence, error - noise_var / length))
@@ -126,11 +130,18 @@ class ReferenceCheck:
         return [_describe(fits, length)]
 
 
+def _strongest(fits, length):
+    """Where the reference is most clearly, of {lag: (gain, noise variance)}: (lag, its power over the noise in its estimate)."""
+    powers = {lag: length * abs(gain) ** 2 / noise_var for lag, (gain, noise_var) in fits.items()}
+    lag = max(powers, key=powers.get)
+    return lag, powers[lag]
+
+
 def _describe(fits, length):
     """What a channel did to a reference, in words, from {lag: (gain, noise variance)}."""
-    lag = max(fits, key=lambda lag: abs(fits[lag][0]) ** 2 / fits[lag][1])
-    gain, noise_var = fits[lag]
-    if length * abs(gain) ** 2 / noise_var < FOUND:
+    lag, power = _strongest(fits, length)
+    gain, _ = fits[lag]
+    if power < FOUND:
         return "cannot be found: they were resampled, filtered or lost, or a carrier offset or fading turns them"
     words = []
     if lag:

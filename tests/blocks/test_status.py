@@ -160,7 +160,7 @@ def noise(snr_db=10.0, taps=(0, 0, 0, 1)):
 
 CHANGES = {
     "default taps": (lambda: [noise(taps=(1.0,))], "come 3 symbols early"),
-    "complex taps": (lambda: [noise(taps=(1.0 + 0.0j,))], "come 3 symbols early"),
+    "the companion's taps": (lambda: [noise(taps=(1 + 1j,))], r"come 3 symbols early and .* too strong and .* by \d\d°"),
     "quarter turn": (lambda: [noise(), blocks.multiply_const_cc(1j)], "are turned by"),
     "half the level": (lambda: [noise(), blocks.multiply_const_cc(0.5)], r"are \d dB too weak"),
     "twice the level": (lambda: [blocks.multiply_const_cc(2), noise()], r"are \d dB too strong"),
