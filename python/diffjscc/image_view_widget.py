@@ -27,6 +27,7 @@ from PyQt5.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -34,6 +35,9 @@ from PyQt5.QtWidgets import (
 
 from diffjscc.errors import one_line
 from diffjscc.images import write_image
+
+#: Size of a flowgraph's window at first, pixels, where what it holds does not need more.
+FIRST_SIZE = QSize(700, 700)
 
 #: Milliseconds between looks for a new image: 30 images a second are shown at most, the newest of those that came.
 INTERVAL = 33
@@ -231,6 +235,21 @@ class ImageView(QWidget):
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._look)
         self._timer.start(INTERVAL)
+
+    def showEvent(self, event):
+        """Makes the flowgraph's window large enough for what it holds, where neither the user nor a last run has given it a size.
+
+        The companion puts widgets into a scroll area, which by itself asks for some 360×420 pixels.
+        """
+        super().showEvent(event)
+        area, window = self.parent(), self.window()
+        while area is not None and not isinstance(area, QScrollArea):
+            area = area.parent()
+        if area is None or window.testAttribute(Qt.WA_Resized):
+            return
+        frame = window.size() - area.viewport().size()
+        room = window.screen().availableSize()
+        window.resize(FIRST_SIZE.expandedTo(area.widget().sizeHint() + frame).boundedTo(room))
 
     def _arrange(self, compact):
         self.strip.setViewMode(QListView.IconMode)

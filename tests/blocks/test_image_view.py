@@ -14,6 +14,7 @@ from gnuradio.diffjscc.image_history import Point
 from gnuradio.diffjscc.pdus import image_to_pdu
 from PyQt5.QtCore import QEvent, QPointF, Qt
 from PyQt5.QtGui import QMouseEvent
+from PyQt5.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from diffjscc.images import write_image
 
@@ -246,3 +247,24 @@ def test_a_source_publishes_its_originals_under_the_ids_that_it_sends(view, appl
     for reception in whole:
         assert np.array_equal(reception.pixels["original"], images[reception.metadata["image_id"] % 2])
         assert reception.psnr_db("initial") > 20
+
+
+@pytest.mark.parametrize("given", [None, (300, 320)])
+def test_the_window_of_a_flowgraph_shows_all_of_the_view_unless_it_was_given_a_size(view, application, given):
+    """As in what the companion makes: a scroll area, which alone would ask for less than the view needs."""
+    window, area, inside = QWidget(), QScrollArea(), QWidget()
+    area.setWidgetResizable(True)
+    area.setWidget(inside)
+    QVBoxLayout(window).addWidget(area)
+    QVBoxLayout(inside).addWidget(view.widget)
+    if given:
+        window.resize(*given)
+    window.show()
+    application.processEvents()
+    if given:
+        assert (window.width(), window.height()) == given
+    else:
+        needed, shown = inside.sizeHint(), area.viewport().size()
+        assert shown.width() >= max(needed.width(), 600) and shown.height() >= max(needed.height(), 500)
+    view.widget.setParent(None)
+    window.close()
