@@ -17,6 +17,9 @@ need() { # need PACKAGE TEST…: the test succeeds where the package is there
 }
 has_gtk() { /usr/bin/python3 -c 'import gi, cairo; gi.require_version("Gtk", "3.0"); gi.require_foreign("cairo")'; }
 has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+# Ubuntu's is a snap, under another name.
+browser=chromium
+! grep -qs '^ID=ubuntu' /etc/os-release || browser=chromium-browser
 has_font() { fc-list | grep -q .; }
 
 need gnuradio /usr/bin/python3 -c 'import gnuradio.gr'
@@ -42,7 +45,7 @@ for group in "$@"; do
             need imagemagick command -v import
             need man-db command -v man
             need clang-format command -v clang-format
-            need chromium has_browser
+            need "$browser" has_browser
             need fonts-dejavu-core has_font
             need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
             ;;
