@@ -51,6 +51,7 @@ WRONG = {
     "amplitude": [*NO_AMOUNT, float("inf"), "-1", "nan"],
     "folder": [None, *NUMBERS, "\0", "/proc/absent", "/dev/null/folder", "FILE", "FILE/folder"],
     "suffix": [None, *NUMBERS, "", ".txt", "png"],
+    "keep": NO_COUNT,
     "on_full": [*NUMBERS, "", "panic"],
     "queue_size": [0, -1, 1.5, True, float("nan"), 2**70, *TEXTS],
     "csi": [None, 2, 1.5, "no", ""],
