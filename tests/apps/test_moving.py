@@ -70,18 +70,27 @@ def test_show_opens_a_window_and_writes_no_files(samples, tmp_path, monkeypatch,
 
 
 def test_closing_the_window_ends_the_receiver(monkeypatch, tmp_path):
+    from gnuradio.diffjscc.image_view_widget import ImageView
+
     monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
     monkeypatch.chdir(tmp_path)
-    closes = threading.Timer(1.0, lambda: QMetaObject.invokeMethod(QApplication.topLevelWidgets()[0], "close", Qt.QueuedConnection))
+
+    def close():
+        """In Qt's own thread, which another one may ask."""
+        (window,) = (widget for widget in QApplication.topLevelWidgets() if isinstance(widget, ImageView) and widget.isVisible())
+        QMetaObject.invokeMethod(window, "close", Qt.QueuedConnection)
+
+    closes = threading.Timer(1.0, close)
     closes.start()
-    assert call("rx", "--radio", "zmq", "--address", "tcp://127.0.0.1:9", "--show") == 0
+    assert call("rx", "--radio", "zmq", "--address", "tcp://127.0.0.1:9", "--show", "--seconds", 60) == 0
+    assert not closes.is_alive()
 
 
-def test_without_a_screen_show_is_one_line(tmp_path):
+def test_without_a_screen_show_is_one_line():
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [*RX, "--radio", "zmq", "--show"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("diffjscc-rx: no window can be shown (there is no screen")
 
