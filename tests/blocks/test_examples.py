@@ -46,6 +46,7 @@ RUNS = {
     "folder_watch": Run({"watched": "outbox"}),
     "live_snr": Run({"images": PHOTO}, refined=True),
     "no_cliff": Run({"images": PHOTO}),
+    "no_cliff_video": Run({"camera": PHOTO}, shape=(240, 320, 3)),
     "remote_refine": Run({"images": PHOTO, "address": None}, refined=True),
     "symbol_loopback": Run({"images": PHOTO}),
 }
