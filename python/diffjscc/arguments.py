@@ -191,6 +191,7 @@ CHECKS = {
     "on_full": one_of(*POLICIES),
     "queue_size": whole("bursts or images", 1, MAX_QUEUE),
     "csi": yes_or_no,
+    "status": yes_or_no,
     "deadline": above_zero("a number of seconds", MAX_DEADLINE),
     "address": text("the address of a service, such as tcp://127.0.0.1:5555"),
     "refiner": path("a refiner's name, as `diffjscc models` lists it, or a folder"),

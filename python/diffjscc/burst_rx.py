@@ -18,17 +18,19 @@ class burst_rx(gr.hier_block2):
     Output 1: the noise variance of each symbol, float; +inf for an erasure.
     Output 2, optional: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
-    Message port ``status``: what is logged, see StatusLog.
+    Message port ``status``, optional: what is logged, see StatusLog.
 
     preset            "ofdm64" or "ofdm256", as the transmitter's
     false_alarm_rate  false detections per sample of white noise; the header's checksum rejects them
     max_offset        largest carrier offset, cycles/sample, up to 0.1
+    status            whether there is a message port. GNU Radio never frees a hierarchical block with message ports, nor its buffers:
+                      leave it out where receivers are made by the hundred
 
     Raises ValueError, one line, for an argument that cannot be.
     """
 
     @checked()
-    def __init__(self, preset="ofdm256", false_alarm_rate=1e-9, max_offset=0.05):
+    def __init__(self, preset="ofdm256", false_alarm_rate=1e-9, max_offset=0.05, status=False):
         gr.hier_block2.__init__(
             self,
             "burst_rx",
@@ -41,9 +43,10 @@ class burst_rx(gr.hier_block2):
         self.connect(self, self._detector, self._demodulator)
         for port in range(3):
             self.connect((self._demodulator, port), (self, port))
-        self.message_port_register_hier_out("status")
-        for block in (self._detector, self._demodulator):
-            self.msg_connect((block, "status"), (self, "status"))
+        if status:
+            self.message_port_register_hier_out("status")
+            for block in (self._detector, self._demodulator):
+                self.msg_connect((block, "status"), (self, "status"))
 
     def counters(self):
         """{"detected": preambles, "received": bursts whose header was decoded, "rejected": preambles without one}."""

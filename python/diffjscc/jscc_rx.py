@@ -39,7 +39,7 @@ class jscc_rx(gr.hier_block2):
         gr.hier_block2.__init__(
             self, "jscc_rx", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(2, 2, gr.sizeof_gr_complex)
         )
-        self._bursts = burst_rx(preset, false_alarm_rate, max_offset)
+        self._bursts = burst_rx(preset, false_alarm_rate, max_offset, status=True)
         self._sink = jscc_sink(
             codec,
             folder=folder,

@@ -23,7 +23,15 @@ def start_thread(target, stop, name):
     torch aborts the whole process (SIGABRT) when a daemon thread still computes while the interpreter is taken down. A thread
     that is no daemon would keep a process alive whose flowgraph was never stopped.
     """
-    thread = threading.Thread(target=target, daemon=True, name=name)
+
+    def run():
+        try:
+            target()
+        finally:
+            # ``stop`` belongs to a block that keeps the thread: neither would ever be freed.
+            _running.pop(threading.current_thread(), None)
+
+    thread = threading.Thread(target=run, daemon=True, name=name)
     _running[thread] = stop
     thread.start()
     return thread

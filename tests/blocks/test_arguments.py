@@ -55,6 +55,7 @@ WRONG = {
     "on_full": [*NUMBERS, "", "panic"],
     "queue_size": [0, -1, 1.5, True, float("nan"), 2**70, *TEXTS],
     "csi": [None, 2, 1.5, "no", ""],
+    "status": [None, 2, 1.5, "no", ""],
     "existing": [None, 2, 1.5, "no", ""],
     "deadline": [0, -1.0, True, float("nan"), float("inf"), 1e9, *TEXTS],
     "refinement": [*NUMBERS, "local", diffjscc.LocalRefinement],

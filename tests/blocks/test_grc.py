@@ -139,7 +139,7 @@ RED = {
 }
 
 #: Parameters of which every value that the companion takes means something, or of which only a running flowgraph can tell.
-ANY_VALUE = {"source", "repeat", "folder", "csi", "title", "gui_hint", "compact", "existing"}
+ANY_VALUE = {"source", "repeat", "folder", "csi", "status", "title", "gui_hint", "compact", "existing"}
 
 
 @pytest.mark.parametrize("name", BLOCKS)

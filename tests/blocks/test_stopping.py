@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Flowgraphs that are stopped, and started again: nothing takes long, nothing is lost in silence, nothing begins in the middle."""
 
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pmt
@@ -217,6 +219,17 @@ def test_a_sink_that_starts_again_counts_symbols_from_the_first(lite):
         flowgraph.run()
     assert [metadata["image_id"] for _, metadata in received.images()] == [0, 1, 2]
     assert sink.counters()["truncated"] == 0 and sink.counters()["stray"] == 0
+
+
+def test_a_source_that_has_ended_is_freed_with_its_buffers(images):
+    """Shared memory is scarce: a system has 4096 pieces, and each stream takes one."""
+    source, flowgraph = diffjscc.jscc_source(str(images / "coffee.png")), gr.top_block()
+    flowgraph.connect(source, blocks.null_sink(8))
+    flowgraph.run()
+    alive = weakref.ref(source)
+    del source, flowgraph
+    gc.collect()
+    assert alive() is None
 
 
 # What is decoded while a flowgraph ends.
