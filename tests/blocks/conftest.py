@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What tests of blocks with a window need."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -8,6 +9,14 @@ import pytest
 from gnuradio import gr
 from gnuradio.grc.core.platform import Platform
 from PyQt5.QtWidgets import QApplication
+
+
+@pytest.fixture(scope="module", autouse=True)
+def buffers_are_given_back():
+    """A flowgraph's buffers are shared memory, of which the system has 4096 pieces for all processes, and blocks are freed by the
+    garbage collector alone."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
