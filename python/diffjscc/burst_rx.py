@@ -23,8 +23,8 @@ class burst_rx(gr.hier_block2):
     preset            "ofdm64" or "ofdm256", as the transmitter's
     false_alarm_rate  false detections per sample of white noise; the header's checksum rejects them
     max_offset        largest carrier offset, cycles/sample, up to 0.1
-    status            whether there is a message port. GNU Radio never frees a hierarchical block with message ports, nor its buffers:
-                      leave it out where receivers are made by the hundred
+    status            whether there is a message port. GNU Radio frees no hierarchical block with message ports, and no buffers of
+                      it: leave it out where receivers are made by the hundred
 
     Raises ValueError, one line, for an argument that cannot be.
     """

@@ -316,9 +316,10 @@ class jscc_sink(gr.sync_block):
         self._log.say("unrefined", line)
 
     def _tell_end(self, now):
-        """Says once why the flowgraph goes on although the stream has ended and nothing gets done any more."""
+        """Says once why the flowgraph goes on although the stream has ended, all is decoded, and nothing gets done any more."""
         left = self._left()
-        if not self._over or left != self._left_at_end[0]:
+        # Decoding may have to load the codec first, which on a busy machine takes as long.
+        if not self._over or not self._decoder.idle or left != self._left_at_end[0]:
             self._left_at_end = left, now
         elif left and now - self._left_at_end[1] > QUIET_END:
             self._log.say("ending", f"the stream has ended; the flowgraph ends after {left}")
