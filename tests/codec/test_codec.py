@@ -296,10 +296,16 @@ def test_impulses_count_as_lost_symbols(lite, strength):
 
 
 def test_attention_starts_as_the_identity_at_any_size(lite):
-    grown = build_codec({"architecture": "lite", "attention": [1, 2]})
-    grown.load_state_dict(lite.state_dict(), strict=False)
+    plain, grown = (build_codec({"architecture": "lite", "attention": attention}) for attention in ([0, 0], [1, 2]))
+    plain.load_state_dict(lite.state_dict(), strict=False)
+    grown.load_state_dict(plain.state_dict(), strict=False)
     image = photograph(80, 176)
-    symbols = lite.encode(image, 7.0, "1/32")
+    symbols = plain.encode(image, 7.0, "1/32")
     assert np.abs(grown.encode(image, 7.0, "1/32").values - symbols.values).max() < 0.1
     received = transmit(symbols, 7.0)
-    assert (grown.decode(received, symbols.header) - lite.decode(received, symbols.header)).abs().max() < 0.05
+    assert (grown.decode(received, symbols.header) - plain.decode(received, symbols.header)).abs().max() < 0.05
+
+
+def test_attention_wants_whole_heads():
+    with pytest.raises(ValueError, match=r"widths = \[8, 16, 48\]: with attention the last one must be a multiple of 32"):
+        build_codec({"architecture": "lite", "widths": [8, 16, 48], "attention": [0, 1]})

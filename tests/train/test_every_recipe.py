@@ -47,7 +47,7 @@ def small(architecture, **values):
 
 
 CODECS = {
-    "codec-lite": small("lite"),
+    "codec-lite": small("lite", widths=[8, 16, 32]),  # attention has heads of 32 channels
     "codec-swin": small("swin"),
     **{
         f"codec-{name}": small("resnet")

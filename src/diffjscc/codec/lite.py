@@ -186,7 +186,7 @@ class LiteCodec(Codec):
     widths          channels at 1/4, 1/8 and 1/16 of the resolution
     encoder_depths, decoder_depths
                     modulated blocks at each of those
-    attention       blocks of windowed attention in encoder and in decoder, at 1/16 of the resolution
+    attention       blocks of windowed attention in encoder and in decoder, at 1/16 of the resolution; of heads of 32 channels
     condition       width of the embedding of SNR and rate
     snr_range_db    range that it is trained for
     """
@@ -205,6 +205,8 @@ class LiteCodec(Codec):
         snr_range_db: tuple[float, float] = (-5.0, 20.0),
     ):
         super().__init__(rates, snr_range_db)
+        if any(attention) and (widths[-1] < HEAD or widths[-1] % HEAD):
+            raise ValueError(f"widths = {list(widths)}: with attention the last one must be a multiple of {HEAD}")
         self.widths, self.depths, self.condition = tuple(widths), (tuple(encoder_depths), tuple(decoder_depths)), condition
         self.register_buffer("rate_table", torch.tensor([rate_channels(r) for r in self.rates]), persistent=False)
         self.attention = tuple(attention)
