@@ -170,7 +170,7 @@ void burst_demodulator_impl::report()
 {
     if (!d_report.pending())
         return;
-    const auto news = d_report.due(rejection_report::clock::now());
+    const auto news = d_report.due(rate_limit::clock::now());
     if (!news)
         return;
     const auto line = fmt::format(

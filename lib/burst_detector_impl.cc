@@ -266,7 +266,7 @@ void burst_detector_impl::look_for_unknown()
 
 void burst_detector_impl::report(bool last)
 {
-    if (!d_unknown.due(unknown_signal::clock::now(), last))
+    if (!d_unknown.due(rate_limit::clock::now(), last))
         return;
     const auto line = fmt::format(
         "a signal comes in bursts, and has no preamble: the "

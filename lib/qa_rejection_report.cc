@@ -24,7 +24,7 @@ std::string told(const std::optional<rejection_report::tally>& news)
 BOOST_AUTO_TEST_CASE(unreadable_preambles_are_told_at_once_and_then_every_ten_seconds)
 {
     rejection_report report;
-    rejection_report::clock::time_point now{};
+    rate_limit::clock::time_point now{};
     const std::chrono::seconds second{ 1 };
     report.add(80, true);
     BOOST_TEST(told(report.due(now)) == "");

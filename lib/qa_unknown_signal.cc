@@ -9,7 +9,7 @@ namespace diffjscc {
 
 namespace {
 
-const unknown_signal::clock::time_point START{};
+const rate_limit::clock::time_point START{};
 const std::chrono::seconds SECOND{ 1 };
 
 // A burst of so many windows at this power, with noise of power 1 before and behind it.

@@ -4,7 +4,8 @@
 #ifndef INCLUDED_DIFFJSCC_REJECTION_REPORT_H
 #define INCLUDED_DIFFJSCC_REJECTION_REPORT_H
 
-#include <chrono>
+#include "rate_limit.h"
+
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -20,15 +21,12 @@ namespace diffjscc {
  * times a sample (see burst_detector), with W = 67 positions for carrier offsets up to
  * 0.1. Above CREDIBLE = 40 that is 1.2e-14, once in 100 days at 10 Msps, whatever
  * false-alarm rate the detector was given. A preamble reaches 40 at an SNR of -7 dB,
- * where few headers can be read. So only these are reported, and at most once in PERIOD.
+ * where few headers can be read. So only these are reported, as often as rate_limit lets.
  */
 class rejection_report
 {
 public:
-    using clock = std::chrono::steady_clock;
-
     static constexpr double CREDIBLE = 40;
-    static constexpr std::chrono::seconds PERIOD{ 10 };
 
     //! A preamble of this metric has been looked at.
     void add(double metric, bool readable)
@@ -43,12 +41,10 @@ public:
     };
 
     //! What to tell at this time, if anything.
-    std::optional<tally> due(clock::time_point now)
+    std::optional<tally> due(rate_limit::clock::time_point now)
     {
-        if (!pending() || (d_told && now - d_last < PERIOD))
+        if (!pending() || !d_limit.pass(now))
             return std::nullopt;
-        d_told = true;
-        d_last = now;
         return std::exchange(d_seen, {});
     }
 
@@ -57,8 +53,7 @@ public:
 
 private:
     tally d_seen;
-    bool d_told = false;
-    clock::time_point d_last;
+    rate_limit d_limit;
 };
 
 } // namespace diffjscc

@@ -4,8 +4,9 @@
 #ifndef INCLUDED_DIFFJSCC_UNKNOWN_SIGNAL_H
 #define INCLUDED_DIFFJSCC_UNKNOWN_SIGNAL_H
 
+#include "rate_limit.h"
+
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 
 namespace gr {
@@ -30,15 +31,12 @@ namespace diffjscc {
 class unknown_signal
 {
 public:
-    using clock = std::chrono::steady_clock;
-
     static constexpr int WINDOW = 128;
     static constexpr float LOUD = 4, QUIET = 2, RISE = 1.0002f;
     static constexpr int QUIET_WINDOWS = 3;
     static constexpr uint64_t SHORTEST = 1024, LONGEST = 1 << 18;
     //! Samples of unexplained bursts that are worth a line: two or three bursts.
     static constexpr uint64_t ENOUGH = 16384;
-    static constexpr std::chrono::seconds PERIOD{ 10 };
 
     //! The mean power of the next WINDOW samples.
     void add(float power)
@@ -69,15 +67,12 @@ public:
 
     //! Whether there are bursts to tell of at this time. At the stream's end, with
     //! ``last``, a single one is enough.
-    bool due(clock::time_point now, bool last = false)
+    bool due(rate_limit::clock::time_point now, bool last = false)
     {
         if (last && d_loud)
             end_run();
-        if (d_unexplained == 0 || (d_unexplained < ENOUGH && !last) ||
-            (d_told && now - d_last < PERIOD))
+        if (d_unexplained == 0 || (d_unexplained < ENOUGH && !last) || !d_limit.pass(now))
             return false;
-        d_told = true;
-        d_last = now;
         d_unexplained = 0;
         return true;
     }
@@ -105,8 +100,7 @@ private:
     bool d_noisy = false; // whether the run began in noise, not in silence
     int d_quiet = 0;      // quiet windows at the run's end
     uint64_t d_run = 0, d_unexplained = 0;
-    bool d_told = false;
-    clock::time_point d_last;
+    rate_limit d_limit;
 };
 
 } // namespace diffjscc

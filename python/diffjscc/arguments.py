@@ -98,6 +98,18 @@ def path(what, may_be_empty=False):
     return lambda name, value: as_text(name, os.fspath(value) if isinstance(value, Path) else value)
 
 
+def codec(what, may_be_empty=False):
+    """What names a codec, as str; or an object that encodes and decodes as a Codec does, as it is."""
+    as_path = path(what, may_be_empty)
+    return lambda name, value: value if is_codec(value) else as_path(name, value)
+
+
+def is_codec(value):
+    """Whether this is a codec itself, and not what names one."""
+    methods = all(callable(getattr(type(value), method, None)) for method in ("encode", "decode"))
+    return methods and hasattr(value, "name") and hasattr(value, "rates")
+
+
 def yes_or_no(name, value):
     """A bool; 0 and 1 are too."""
     if not isinstance(value, numbers.Integral) or value not in (0, 1):
@@ -174,7 +186,7 @@ def amplitude(name, value):
 CHECKS = {
     "source": path("a file, a folder or a pattern such as photos/*.png, or empty for none", may_be_empty=True),
     "repeat": yes_or_no,
-    "codec": path("a codec's name, as `diffjscc models` lists it, or a folder"),
+    "codec": codec("a codec's name, as `diffjscc models` lists it, a folder, or a codec"),
     "rate": rate,
     "snr_db": snr_db,
     "effort": effort,
@@ -205,10 +217,16 @@ CHECKS = {
 
 #: What receivers have otherwise: an empty codec stands for any, and None for an SNR that is estimated, or no deadline.
 RECEIVES = {
-    "codec": path("a codec's name, as `diffjscc models` lists it, a folder, or empty for any", may_be_empty=True),
+    "codec": codec("a codec's name, as `diffjscc models` lists it, a folder, a codec, or empty for any", may_be_empty=True),
     "snr_db": optional(snr_db),
     "deadline": optional(CHECKS["deadline"]),
     "refinement": None,
+}
+
+#: What separate_source and separate_sink have beside.
+CODING = {
+    "code": one_of("wifi-1/2", "wifi-2/3", "wifi-3/4", "wifi-5/6"),
+    "constellation": one_of("bpsk", "qpsk"),
 }
 
 #: What refinements have otherwise: None stands for the block's own queue size and policy.

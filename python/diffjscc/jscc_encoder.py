@@ -23,7 +23,7 @@ class jscc_encoder(gr.basic_block):
     Output, message port ``symbols``: {the fields of ImageHeader} · c32vector, mean |y|² = 1. Message port ``status``: what is
     logged, see StatusLog.
 
-    codec        codec, by name or folder
+    codec        codec, by name or folder, or the codec itself, such as `load_codec` gives it
     rate         channel uses per pixel, such as "1/128"
     snr_db       the SNR to encode for, dB
     device       where to encode: cpu, cuda, …

@@ -56,7 +56,7 @@ class jscc_sink(gr.sync_block):
     stage "refined", when it is ready; message port ``status``: what is logged, see StatusLog.
 
     codec        codec that bursts must name, by name or folder; "" for whichever codec they name of those that are installed
-                 when the flowgraph is built
+                 when the flowgraph is built; or the codec itself, such as `load_codec` gives it
     snr_db       SNR at the receiver, dB; None: from the tag, else estimated from each burst's power
     folder       where PNG files are written, each whole or not at all (000001.png, 000001_refined.png); "" for none
     on_full      "wait": hold the stream back when a later step is behind (files, simulations); "drop": throw the oldest

@@ -67,7 +67,7 @@ class jscc_source(gr.sync_block):
 
     source       a file, a folder or a glob; "" for images from the message port alone
     repeat       start over after the last file; without it the flowgraph ends there
-    codec        codec, by name or folder
+    codec        codec, by name or folder, or the codec itself, such as `load_codec` gives it
     rate         channel uses per pixel, such as "1/128"
     snr_db       the SNR to encode for, dB
     guard        symbols after each burst, which flush the filters that follow: from 32 on a reference of guard − 16 known

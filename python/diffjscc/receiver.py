@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from diffjscc.air.header import codec_number
 from diffjscc.hub import find_model, list_models
 from diffjscc.snr import estimate_snr_db, noise_variance
 from diffjscc.symbols import ImageHeader, Reception
@@ -23,7 +24,8 @@ class Receiver:
     """Decodes what bursts hold; loads a codec when the first burst asks for it.
 
     codec    the codec that bursts must name, by name or folder; "" for whichever codec they name of those that are installed
-             when the receiver is made
+             when the receiver is made; or an object with `name` and `decode` as a Codec has them. Where it has `whole`, that
+             says whether the last image came whole
     snr_db   SNR at the receiver, dB; None to take the burst's own tag, or to estimate it from the symbols
     device   where to decode, as torch writes it
 
@@ -33,16 +35,19 @@ class Receiver:
     def __init__(self, codec, snr_db, device):
         # Names from the air are looked up in these tables and nowhere else: they never become paths, and no burst causes a
         # look at the disk. A codec that does not exist is refused when the flowgraph is built.
-        entries = [find_model(codec)] if codec else [entry for entry in list_models() if entry.codec]
+        self._codecs = {codec.name: codec} if arguments.is_codec(codec) else {}
+        if self._codecs:
+            names = list(self._codecs)
+        else:
+            names = [entry.name for entry in ([find_model(codec)] if codec else list_models()) if entry.codec]
         # {name: what load_codec is given}
-        self._names = {entry.name: codec or entry.name for entry in entries}
+        self._names = {name: codec or name for name in names}
         self._numbers = {}
-        for entry in entries:
-            first = self._numbers.setdefault(entry.number, entry.name)
-            if first != entry.name:
-                logger.warning("codec '%s' is never decoded: on the air it has the number of '%s'", entry.name, first)
+        for name in names:
+            first = self._numbers.setdefault(codec_number(name), name)
+            if first != name:
+                logger.warning("codec '%s' is never decoded: on the air it has the number of '%s'", name, first)
         self._device = device
-        self._codecs = {}
         self.set_snr_db(snr_db)
 
     def set_snr_db(self, snr_db):
@@ -73,7 +78,8 @@ class Receiver:
             image = codec.decode(reception, header)
         except ValueError as error:
             raise Dropped("header", str(error)) from None
-        return to_pixels(image), reception.snr_db, arrived < header.symbol_count
+        truncated = arrived < header.symbol_count or not getattr(codec, "whole", True)
+        return to_pixels(image), reception.snr_db, truncated
 
     def find_codec(self, number):
         """Id of the codec with this number on the air. Raises Dropped where this receiver decodes none with it."""

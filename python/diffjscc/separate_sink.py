@@ -3,10 +3,9 @@
 
 from gnuradio import gr
 
-from .arguments import RECEIVES, checked, one_of
+from .arguments import CODING, RECEIVES, checked, one_of
 from .jscc_sink import jscc_sink
 from .pdus import LENGTH_TAG
-from .separate_codec import CODING, SeparateReceiver
 
 
 class separate_sink(gr.hier_block2):
@@ -39,10 +38,11 @@ class separate_sink(gr.hier_block2):
         length_tag=LENGTH_TAG,
     ):
         gr.hier_block2.__init__(self, "separate_sink", gr.io_signature(1, 1, gr.sizeof_gr_complex), gr.io_signature(0, 0, 0))
-        self._receiver = SeparateReceiver(code, constellation, on_failure, snr_db)
-        self._sink = jscc_sink(snr_db=snr_db, folder=folder, on_full=on_full, queue_size=queue_size, length_tag=length_tag)
-        # All but the codec is the same.
-        self._sink._receiver = self._receiver
+        # It imports torch.
+        from diffjscc.evaluate.systems.hevc_ldpc import HevcLdpc
+
+        self._codec = HevcLdpc(code, constellation, on_failure)
+        self._sink = jscc_sink(self._codec, snr_db, folder, on_full, queue_size, length_tag)
         for name in ("images", "status"):
             self.message_port_register_hier_out(name)
             self.msg_connect((self._sink, name), (self, name))
@@ -54,5 +54,5 @@ class separate_sink(gr.hier_block2):
 
     def counters(self):
         """What jscc_sink counts and, as "shown", images by what was shown: {"whole", "part", "nothing", "frozen": number}."""
-        shown = {name: self._receiver.shown[name] for name in ("whole", "part", "nothing", "frozen")}
+        shown = {name: self._codec.shown[name] for name in ("whole", "part", "nothing", "frozen")}
         return self._sink.counters() | {"shown": shown}

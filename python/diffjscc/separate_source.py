@@ -3,10 +3,9 @@
 
 from gnuradio import gr
 
-from .arguments import checked
+from .arguments import CODING, checked
 from .jscc_source import jscc_source
 from .pdus import LENGTH_TAG
-from .separate_codec import CODING, SeparateTransmitter
 
 
 class separate_source(gr.hier_block2):
@@ -38,10 +37,11 @@ class separate_source(gr.hier_block2):
         length_tag=LENGTH_TAG,
     ):
         gr.hier_block2.__init__(self, "separate_source", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
-        transmitter = SeparateTransmitter(code, constellation, rate)
-        self._source = jscc_source(source, repeat, guard=guard, length_tag=length_tag)
-        # All but the codec is the same.
-        self._source._transmitter = transmitter
+        # It imports torch.
+        from diffjscc.evaluate.systems.hevc_ldpc import HevcLdpc
+
+        codec = HevcLdpc(code, constellation)
+        self._source = jscc_source(source, repeat, codec, rate, guard=guard, length_tag=length_tag)
         self.message_port_register_hier_in("images")
         self.msg_connect((self, "images"), (self._source, "images"))
         for name in ("originals", "status"):

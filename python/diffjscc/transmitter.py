@@ -10,14 +10,17 @@ from . import arguments
 class Transmitter:
     """Encodes images with settings that may change between them; loads the codec at the first image.
 
+    codec    by name or folder, or an object with `name`, `rates` (None: every rate) and `encode` as a Codec has them
+
     Raises ValueError at once for a codec that does not exist, a rate that it lacks, an SNR that is not finite or an effort that is
     no number of steps.
     """
 
     def __init__(self, codec, rate, snr_db, device, effort=0):
-        entry = find_model(codec)
+        named = not arguments.is_codec(codec)
+        entry = find_model(codec) if named else codec
         self._codec_name, self._name, self._rates, self._device = codec, entry.name, entry.rates, device
-        self._codec = None
+        self._codec = None if named else codec
         self._next_id = 0
         self.set_rate(rate)
         self.set_snr_db(snr_db)

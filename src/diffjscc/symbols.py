@@ -47,10 +47,13 @@ def parse_rate(rate: str | float | Fraction) -> Fraction:
     return value
 
 
-def check_rate(codec: str, rates: Sequence[Fraction], rate: str | float | Fraction) -> Fraction:
-    """The rate as a Fraction, where it is one of the ``rates`` of the codec with this name. Raises ValueError where it is not."""
+def check_rate(codec: str, rates: Sequence[Fraction] | None, rate: str | float | Fraction) -> Fraction:
+    """The rate as a Fraction, where it is one of the ``rates`` of the codec with this name; None: it has every rate.
+
+    Raises ValueError where it is not.
+    """
     rate = parse_rate(rate)
-    if rate not in rates:
+    if rates is not None and rate not in rates:
         raise ValueError(f"rate {rate} is not one that codec '{codec}' has: choose from {', '.join(map(str, rates))}")
     return rate
 

@@ -9,14 +9,22 @@ import numpy as np
 import pmt
 import pytest
 from blocks.flowgraphs import MessageSink, wait_until
-from conftest import photograph
+from conftest import SMALL, photograph
 from gnuradio import blocks, channels, diffjscc, gr, pdu
 from gnuradio.diffjscc.pdus import image_to_pdu
 
+from diffjscc.codec import build_codec
 from diffjscc.images import read_image, to_pixels, to_tensor, write_image
 from diffjscc.metrics import psnr
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def small_codec():
+    codec = build_codec(SMALL["lite"] | {"rates": ["1/64"]}).eval()
+    codec.name = "mine"
+    return codec
 
 
 def loopback(source, sink, snr_db=1.0):
@@ -64,6 +72,25 @@ def test_the_flowgraph_gives_the_images_that_scripts_get(lite, images):
     assert np.mean(np.abs(sent - symbols.values) ** 2) < 1e-3
     tags = {pmt.symbol_to_string(tag.key): (tag.offset, pmt.to_python(tag.value)) for tag in probe.tags()}
     assert tags == {"packet_len": (0, len(sent)), "image_header": (0, symbols.header.to_dict())}
+
+
+def test_a_codec_itself_stands_where_its_name_does(lite, images, small_codec):
+    """One that is in no folder, too; a receiver of another drops its bursts."""
+    source = diffjscc.jscc_source(str(images), codec=small_codec, rate="1/64")
+    sinks = [diffjscc.jscc_sink(codec=codec) for codec in (small_codec, lite)]
+    flowgraph = gr.top_block()
+    for sink in sinks:
+        flowgraph.connect(source, sink)
+    flowgraph.run()
+    assert [sink.counters()["decoded"] for sink in sinks] == [3, 0]
+    assert sinks[1].counters()["dropped"] == {"codec": 3}
+    with pytest.raises(ValueError, match="rate 1/32 is not one that codec 'mine' has: choose from 1/64"):
+        source._transmitter.set_rate("1/32")
+
+
+def test_the_self_test_of_the_doctor_receives_its_image():
+    done = subprocess.run([sys.executable, "-m", "gnuradio.diffjscc.self_test"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["1"]), done.stderr
 
 
 def test_a_source_with_effort_sends_what_the_codec_found(images, lite):

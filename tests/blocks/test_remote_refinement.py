@@ -195,6 +195,7 @@ def test_a_slow_service_does_what_it_can_and_the_rest_is_counted(images, tmp_pat
     with service("--seconds", "0.5", "--max-batch", "1") as server:
         with Link(images, tmp_path, rate=RATE, address=server.address, **options) as link:
             wait_until(lambda: len(link.refined.messages) >= 4 and link.sink.reasons().get("unrefined", {}).get("queue full"), 60)
+        assert link.sink.counters()["unrefined"] > 4
         assert any("too many images wait" in line for line in warnings)
         assert_none_lost(link)
 

@@ -88,6 +88,12 @@ def test_a_rate_that_cannot_be_is_one_line_at_once_and_refused_later(capfd):
     assert "set_rate" in capfd.readouterr().out and source._source._transmitter.rate == 1 / 32
 
 
+def test_one_snr_counts_for_decoding_and_for_what_came_before():
+    sink = diffjscc.separate_sink()
+    sink.set_snr_db(3.0)
+    assert sink._sink._receiver is sink._sink._incoming._receiver and sink._sink._receiver.snr_db == 3.0
+
+
 def test_neither_sink_takes_the_other_s_bursts(capfd):
     """One line each, and the burst is counted."""
     for source, sink in (

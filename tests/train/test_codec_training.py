@@ -136,7 +136,7 @@ def test_an_image_s_difficulty_is_near_that_of_the_whole_image_whoever_measures_
     ]
     whole = torch.tensor([[-psnr(got, whole_blocks(file)) for got in row] for file, row in zip(files, measured)])
     estimated = torch.stack([10 * difficulties[0]([index] * 4, channels, snr_db).log10() for index in (1, 2, 3)])
-    assert (estimated - whole).abs().max() < 2 and (estimated - whole).square().mean().sqrt() < 1
+    assert (estimated - whole).abs().max() < 1.5 and (estimated - whole).square().mean().sqrt() < 0.8
     assert torch.equal(10 * difficulties[1]([3, 2, 1], channels[:3], snr_db[:3]).log10(), estimated.flip(0).diagonal())
 
 

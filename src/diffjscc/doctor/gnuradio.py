@@ -22,20 +22,8 @@ ASK_BLOCKS = (
     "print(json.dumps([diffjscc.__file__, version('gr-diffjscc'), package.__file__, package.__version__]))"
 )
 
-#: Sends an image from block to block, and prints how many arrived.
-ASK_LOOPBACK = """
-import pathlib, sys, tempfile
-import numpy
-from gnuradio import diffjscc, gr
-from diffjscc.images import write_image
-with tempfile.TemporaryDirectory() as folder:
-    image = pathlib.Path(folder) / "image.png"
-    write_image(image, numpy.full((64, 96, 3), 100, numpy.uint8))
-    source, sink, flowgraph = diffjscc.jscc_source(str(image)), diffjscc.jscc_sink(), gr.top_block()
-    flowgraph.connect(source, sink)
-    flowgraph.run()
-    print(sink.counters()["decoded"])
-"""
+#: Module of the blocks that sends an image from one to another, and prints how many arrived.
+SELF_TEST = "gnuradio.diffjscc.self_test"
 
 #: Where the companion looks for blocks, by its own configuration.
 ASK_COMPANION = (
@@ -83,7 +71,7 @@ def check_blocks(python: str) -> Iterator[Finding]:
     if blocks_version != package_version:
         yield wrong(f"blocks {blocks_version} in {blocks} and package {package_version} in {package} do not fit", INSTALL_BLOCKS)
         return
-    sent = programs.run([python, "-c", ASK_LOOPBACK], 120, variables)
+    sent = programs.run([python, "-m", SELF_TEST], 120, variables)
     if sent.fault or sent.output.split()[-1:] != ["1"]:
         yield wrong(
             f"the blocks in {Path(blocks).parent} do not send an image: {sent.fault or 'it did not arrive'}", INSTALL_BLOCKS

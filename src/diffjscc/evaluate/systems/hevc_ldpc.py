@@ -43,12 +43,14 @@ class HevcLdpc:
     and not Sionna. As there, the receiver is told the image's size, and knows which blocks failed. The fixed code brings the cliff:
     below some SNR no block arrives.
 
-    ``shown`` counts images by what the receiver showed: "whole", "part" or "nothing" of the image, or "frozen".
+    ``shown`` counts images by what the receiver showed: "whole", "part" or "nothing" of the image, or "frozen". ``whole`` says
+    whether the last one came whole.
 
     Raises ValueError for a code, constellation or policy that does not exist, and where PyAV is not installed.
     """
 
     name: ClassVar[str] = "hevc-ldpc"
+    rates: ClassVar[None] = None
 
     def __init__(self, code: str = "wifi-3/4", constellation: str = "qpsk", on_failure: str = "show"):
         for what, value, values in (
@@ -63,6 +65,7 @@ class HevcLdpc:
         self._codec = find_image_codec("hevc")
         self._last: np.ndarray | None = None
         self.shown: Counter[str] = Counter()
+        self.whole = True
 
     def encode(
         self,
@@ -97,12 +100,13 @@ class HevcLdpc:
         llrs = self._demodulate(reception)[: sum(block.coded for block in blocks)]
         words, accepted = wifi_ldpc.decode(str(self._code.rate), self._code.words(llrs, blocks), ITERATIONS)
         decided = np.concatenate([word[: block.bits] for word, block in zip(words, blocks)])
-        pixels, shown = self._show(received_bytes(decided, accepted, blocks), bool(accepted.all()), header.height, header.width)
+        self.whole = bool(accepted.all())
+        pixels, shown = self._show(received_bytes(decided, accepted, blocks), header.height, header.width)
         self.shown[shown] += 1
         return to_tensor(pixels)
 
-    def _show(self, data: bytes, whole: bool, height: int, width: int) -> tuple[np.ndarray, str]:
-        if whole:
+    def _show(self, data: bytes, height: int, width: int) -> tuple[np.ndarray, str]:
+        if self.whole:
             # HEVC's own bits end with a one: zeros behind them are padding.
             self._last = self._codec.decode(data.rstrip(b"\x00"), height, width)
             return self._last, "whole"
