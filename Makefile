@@ -64,11 +64,8 @@ lint: $(VENV)/.installed $(VENV)/.test
 animation: setup $(VENV)/.grc
 	@$(RUN) tools/animation.py
 
-# The environment's packages come before the system's, GNU Radio's NumPy among them, which some of them find too old.
 grc: setup $(VENV)/.grc
-	@packages=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-	  PYTHONPATH=$(abspath $(BUILD))/test_modules:$(abspath src):$$packages$${PYTHONPATH:+:$$PYTHONPATH} \
-	  GRC_BLOCKS_PATH=$(abspath $(BUILD)/grc) gnuradio-companion examples/symbol_loopback.grc
+	@tools/with-blocks.sh $(PYTHON) $(abspath $(BUILD)) gnuradio-companion examples/symbol_loopback.grc
 
 install: setup
 	@$(COMPILE) > $(BUILD)/install.log 2>&1 || { cat $(BUILD)/install.log; exit 1; }

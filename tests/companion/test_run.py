@@ -4,7 +4,7 @@
 import os
 import shutil
 import subprocess
-import sysconfig
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 #: Interpreter of the companion as GNU Radio installs it, which has no virtual environment.
 SYSTEM_PYTHON = "/usr/bin/python3"
+
+#: How `make grc` starts the companion.
+WITH_BLOCKS = [ROOT / "tools" / "with-blocks.sh", sys.executable, ROOT / "build"]
 
 
 @contextmanager
@@ -46,18 +49,12 @@ def wait_for(condition, seconds):
 
 
 def environment_of(home, display):
-    """As on a desktop: the blocks are on the path, as `make grc` sets it, and a terminal is there. No virtual environment."""
-    (home / ".gnuradio").mkdir(parents=True)
-    (home / ".gnuradio" / "config.conf").write_text(f"[grc]\nxterm_executable = {shutil.which('xterm')}\n")
+    """As on a desktop whose user has configured nothing. No virtual environment."""
+    home.mkdir(parents=True)
     # Tests of windows without a screen set QT_QPA_PLATFORM for the whole process.
     foreign = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "QT_QPA_PLATFORM")
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    return kept | {
-        "HOME": str(home),
-        "DISPLAY": display,
-        "PYTHONPATH": ":".join(map(str, (ROOT / "build" / "test_modules", ROOT / "src", sysconfig.get_path("purelib")))),
-        "GRC_BLOCKS_PATH": str(ROOT / "build" / "grc"),
-    }
+    return kept | {"HOME": str(home), "DISPLAY": display}
 
 
 @contextmanager
@@ -74,7 +71,7 @@ def companion(flowgraph, folder, display):
     def press(key):
         xdotool("windowfocus", "--sync", window, "key", key)
 
-    command = [SYSTEM_PYTHON, shutil.which("gnuradio-companion"), str(flowgraph)]
+    command = [*WITH_BLOCKS, "gnuradio-companion", flowgraph]
     with open(log, "w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -138,7 +135,9 @@ platform.save_flow_graph(sys.argv[1], flowgraph)
 def test_four_blocks_and_the_image_s_name_are_all_that_it_takes_to_see_it(tmp_path):
     shutil.copy(ROOT / "examples" / "coffee.jpg", tmp_path)
     path = tmp_path / "dragged.grc"
-    subprocess.run([SYSTEM_PYTHON, "-c", DRAGGED, path], env=environment_of(tmp_path / "maker", ""), check=True, timeout=60)
+    subprocess.run(
+        [*WITH_BLOCKS, SYSTEM_PYTHON, "-c", DRAGGED, path], env=environment_of(tmp_path / "maker", ""), check=True, timeout=60
+    )
 
     def saucer():
         """Pixels of the screen that are as red as the saucer in the photograph; the companion has none."""
@@ -191,7 +190,11 @@ from diffjscc.hub import load_refiner
 print(load_refiner("mini")(np.zeros((64, 64, 3), np.uint8), 1.0).images[0].size)
 """
     done = subprocess.run(
-        [SYSTEM_PYTHON, "-c", code], env=environment_of(tmp_path / "home", ""), capture_output=True, text=True, timeout=120
+        [*WITH_BLOCKS, SYSTEM_PYTHON, "-c", code],
+        env=environment_of(tmp_path / "home", ""),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.stdout.strip().endswith("(64, 64)"), done.stderr
 
