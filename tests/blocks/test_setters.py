@@ -45,7 +45,7 @@ SETTERS = [
     (diffjscc.jscc_tx, "set_effort", lambda block: block._source._transmitter.effort, 7, 7, [-1, 2.5]),
     (diffjscc.jscc_tx, "set_amplitude", lambda block: block._scale.k(), "0.25", 0.25, [0, -1.0, "-1"]),
     (diffjscc.separate_source, "set_rate", lambda block: block._source._transmitter.rate, "1/64", Fraction(1, 64), ["1/100", 2.5]),
-    (diffjscc.separate_sink, "set_snr_db", lambda block: block._receiver.snr_db, 4, 4.0, []),
+    (diffjscc.separate_sink, "set_snr_db", lambda block: block._sink._receiver.snr_db, 4, 4.0, []),
     (diffjscc.jscc_sink, "set_snr_db", lambda block: block._receiver.snr_db, 4, 4.0, []),
     (diffjscc.jscc_decoder, "set_snr_db", lambda block: block._receiver.snr_db, "4", 4.0, []),
 ]
