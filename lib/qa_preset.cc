@@ -24,8 +24,8 @@ BOOST_AUTO_TEST_CASE(sizes_that_do_not_exist_are_refused)
 
 BOOST_AUTO_TEST_CASE(pilots_and_data_share_the_carriers)
 {
-    for (int fft_len : { 64, 256 }) {
-        const preset parameters(fft_len, 16);
+    for (auto [fft_len, cp_len] : { std::pair(64, 16), { 256, 16 }, { 256, 64 } }) {
+        const preset parameters(fft_len, cp_len);
         const int carriers = parameters.carriers.size();
         BOOST_TEST(carriers == fft_len * 13 / 16);
         std::vector<int> visits(carriers);

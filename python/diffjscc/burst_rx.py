@@ -14,13 +14,14 @@ class burst_rx(gr.hier_block2):
 
     Input: complex samples at the transmitter's rate, at any level.
     Output 0: JSCC symbols, complex, unit mean power, gain 1; a burst's first one carries ``packet_len``,
-    ``burst_header`` (11 bytes), ``snr_db``, ``cfo`` (cycles/sample) and ``clock_offset``.
+    ``burst_header`` (11 bytes), ``snr_db``, ``cfo`` (cycles/sample), ``clock_offset`` and ``burst_start`` (where the burst begins
+    in the input, samples).
     Output 1: the noise variance of each symbol, float; +inf for an erasure.
     Output 2, optional: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
     Message port ``status``, optional: what is logged, see StatusLog.
 
-    preset            "ofdm64" or "ofdm256", as the transmitter's
+    preset            "ofdm64", "ofdm256", or for sound "hf", "fm" or "room"; the transmitter's
     false_alarm_rate  false detections per sample of white noise; the header's checksum rejects them
     max_offset        largest carrier offset, cycles/sample, up to 0.1
     status            whether there is a message port. GNU Radio frees no hierarchical block with message ports, and no buffers of

@@ -33,7 +33,8 @@ class burst_tx(gr.basic_block):
     Output: complex samples, unit mean power within a burst. A burst's first sample carries ``packet_len`` (its length with
     the silence after it) and ``tx_sob``, the last one ``tx_eob``. Message port ``status``: what is logged, see StatusLog.
 
-    preset         "ofdm64" or "ofdm256": subcarriers in the sample rate
+    preset         "ofdm64" or "ofdm256": subcarriers in the sample rate; for sound, 2880 samples/s, "hf" (short-wave, SSB), "fm",
+                   or "room" (loudspeaker to microphone)
     burst_symbols  JSCC symbols in a burst, at most 8191; images with more are cut into equal fragments. Short bursts lose
                    less when one is lost, long ones have less overhead
     clip_db        samples are cut at this many dB above the mean power. "auto", for amplifiers that are limited by their peak

@@ -13,6 +13,7 @@ from gnuradio import blocks, channels, diffjscc, filter, gr
 
 from diffjscc.air.modulator import Modulator
 from diffjscc.air.preset import BANDWIDTH, PRESETS, find_preset
+from diffjscc.air.vectors import WAVEFORMS
 from diffjscc.images import to_tensor
 from diffjscc.metrics import psnr
 
@@ -70,14 +71,15 @@ def loss_db(received, payload, snr_db):
     return snr_db + 10 * math.log10(np.mean(np.abs(received - payload) ** 2))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", WAVEFORMS)
 @pytest.mark.parametrize("cfo", [-0.05, 0.0, 0.0137, 0.05])
 def test_bursts_cross_noise_and_any_carrier_offset(preset, cfo):
     samples, sent = bursts(12, preset, cfo=cfo)
     received, counters, _ = receive(noisy(samples, 10.0), preset)
     assert [header for header, *_ in received] == [header for header, *_ in sent]
     assert counters["received"] == 12
-    for (_, symbols, noise_var, tags), (_, payload, _) in zip(received, sent):
+    for (_, symbols, noise_var, tags), (_, payload, begin) in zip(received, sent):
+        assert tags["burst_start"] == pytest.approx(begin, abs=2)
         assert loss_db(symbols, payload, 10.0) < 1.2
         assert np.mean(noise_var) == pytest.approx(np.mean(np.abs(symbols - payload) ** 2), rel=0.25)
         assert tags["snr_db"] == pytest.approx(10.0, abs=0.7)
@@ -220,7 +222,7 @@ def test_a_burst_of_another_version_is_rejected(monkeypatch):
 
 def test_wrong_parameters_are_refused():
     for make, message in [
-        (lambda: diffjscc.burst_rx("ofdm128"), "preset = 'ofdm128': must be one of ofdm64, ofdm256"),
+        (lambda: diffjscc.burst_rx("ofdm128"), "preset = 'ofdm128': must be one of ofdm64, ofdm256, hf, fm, room"),
         (lambda: diffjscc.burst_detector(0.0), "false_alarm_rate"),
         (lambda: diffjscc.burst_detector(1e-9, 0.2), "max_offset"),
         (lambda: diffjscc.burst_demodulator(128), "fft_len = 128: must be one of 64, 256"),

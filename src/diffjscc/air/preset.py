@@ -44,12 +44,14 @@ class Preset:
 
     fft_len   subcarriers in the sample rate, 64 or 256
     cp_len    samples of the cyclic prefix
+    sample_rate  samples/s that transmitter and receiver use; None where users choose it
 
     Raises ValueError for sizes that the air interface does not have.
     """
 
     fft_len: int = 256
     cp_len: int = 16
+    sample_rate: float | None = None
 
     def __post_init__(self):
         if self.fft_len not in (64, 256):
@@ -110,8 +112,22 @@ class Preset:
         return np.concatenate((up, up.conj())).astype(np.complex64)
 
 
-#: The presets by name.
-PRESETS = {"ofdm64": Preset(64), "ofdm256": Preset(256)}
+#: Samples/s of the presets for sound: 53/64 of it, which `hf` occupies with the carriers' own width, are 2385 Hz. Sound cards'
+#: rates are 25/9 (8 kHz), 245/16 (44.1 kHz) and 50/3 (48 kHz) times as high.
+SOUND_RATE = 2880.0
+
+#: The presets by name. `hf` has the carrier spacing (45 Hz) and prefix (5.6 ms) that Digital Radio Mondiale chose against the
+#: ionosphere. `fm` is for a channel that is flat and does not change, `room` for echoes of up to 20 ms.
+PRESETS = {
+    "ofdm64": Preset(64),
+    "ofdm256": Preset(256),
+    "hf": Preset(64, 16, SOUND_RATE),
+    "fm": Preset(256, 16, SOUND_RATE),
+    "room": Preset(256, 64, SOUND_RATE),
+}
+
+#: The presets for sound.
+SOUND_PRESETS = tuple(name for name, preset in PRESETS.items() if preset.sample_rate == SOUND_RATE)
 
 
 def find_preset(name: str) -> Preset:

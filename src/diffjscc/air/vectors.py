@@ -63,6 +63,9 @@ HEADERS = (
 #: Symbols of the payload of the short bursts: a little more than one OFDM symbol of the smaller preset holds.
 PAYLOAD = 50
 
+#: Presets whose bursts differ: `hf` is `ofdm64`, and `fm` is `ofdm256`, at a sample rate of their own.
+WAVEFORMS = ("ofdm64", "ofdm256", "room")
+
 
 def vectors() -> dict:
     """All of them, of types that JSON has."""
@@ -74,7 +77,7 @@ def vectors() -> dict:
         "crc24": [[text, crc24(text.encode())] for text in ("", "a", "123456789")],
         "headers": [_header(fragment) for fragment in HEADERS],
         "preamble": _rounded(PRESETS["ofdm256"].preamble),
-        "presets": {name: _preset(parameters) for name, parameters in PRESETS.items()},
+        "presets": {name: _preset(PRESETS[name]) for name in WAVEFORMS},
     }
 
 
