@@ -143,7 +143,8 @@ bool burst_demodulator_impl::look()
                 d_finished.push_back({ burst.start->header,
                                        d_receiver.read_payload(at(burst.sample),
                                                                *burst.start,
-                                                               int(usable)) });
+                                                               int(usable)),
+                                       burst.sample });
         }
     }
     if (!burst.duplicate) {
@@ -206,6 +207,7 @@ void burst_demodulator_impl::send(gr_complex* symbols,
                 { "snr_db", pmt::from_double(payload.snr_db) },
                 { "cfo", pmt::from_double(payload.cfo) },
                 { "clock_offset", pmt::from_double(payload.clock_offset) },
+                { "burst_start", pmt::from_long(burst.sample) },
             };
             for (const auto& [key, value] : tags)
                 add_item_tag(0, offset, pmt::intern(key), value, alias_pmt());

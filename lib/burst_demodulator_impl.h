@@ -43,6 +43,7 @@ private:
     struct finished {
         burst_header header;
         burst_payload payload;
+        uint64_t sample; // of the input, where it begins
         size_t sent = 0;
         bool tagged = false;
     };

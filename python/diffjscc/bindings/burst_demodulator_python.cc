@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_demodulator.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(aaed90d948c0911992c7926c92525170)                     */
+/* BINDTOOL_HEADER_FILE_HASH(44908ffb5675236d1315c1a40f74d121)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>
