@@ -7,6 +7,9 @@ pybind11 refuses an argument of a wrong type with a TypeError of several lines, 
 from .arguments import checked
 from .diffjscc_python import burst_demodulator, burst_detector
 
+#: Samples by which burst_detector delays what it passes on, and so the tag burst_start of burst_demodulator.
+DETECTOR_DELAY = 384
+
 _detector, _demodulator = burst_detector.__init__, burst_demodulator.__init__
 
 

@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from gnuradio import blocks, gr
 
 from diffjscc.serve.addresses import check_port
 
 from .pdus import LENGTH_TAG
-from .recordings import DATATYPES, read_recording, sigmf_sink, written
+from .recordings import DATATYPES, Part, read_recording, replay, written
+from .sigmf_writer import recorder
 
 #: Radios with an antenna, and stand-ins without.
 DEVICES, STAND_INS = ("uhd", "soapy", "pluto"), ("zmq", "file", "sigmf")
@@ -244,30 +244,6 @@ class chain(gr.hier_block2):
         self.connect(*[self] * bool(inputs.max_streams()), *stages, *[self] * bool(outputs.max_streams()))
 
 
-class silence_behind(gr.basic_block):
-    """Passes ``length`` complex samples on, then adds ``silence`` zeros for blocks that look ahead."""
-
-    def __init__(self, length, silence=SILENCE):
-        gr.basic_block.__init__(self, name="silence_behind", in_sig=[np.complex64], out_sig=[np.complex64])
-        self._length, self._silence = length, silence
-
-    def forecast(self, noutput_items, ninputs):
-        return [int(self._length > 0)] * ninputs
-
-    def general_work(self, input_items, output_items):
-        samples, out = input_items[0], output_items[0]
-        if self._length:
-            count = min(len(samples), len(out), self._length)
-            out[:count] = samples[:count]
-            self.consume(0, count)
-            self._length -= count
-            return count
-        count = min(len(out), self._silence)
-        out[:count] = 0
-        self._silence -= count
-        return count or -1
-
-
 def _opening_zmq(radio):
     return _opening(f"radio zmq, address '{radio.address}'", f"give a free one, such as {ADDRESS}")
 
@@ -286,20 +262,15 @@ def _zmq_sink(radio):
     return chain(blocks.throttle(gr.sizeof_gr_complex, radio.sample_rate), push)
 
 
-def _replay(path, datatype):
+def _replay(path, datatype, parts=()):
+    """All samples of a file, or those of its ``parts``."""
     try:
-        length = Path(path).stat().st_size // DATATYPES[datatype]
+        size = Path(path).stat().st_size
+        if size < DATATYPES[datatype] or Path(path).is_dir():
+            raise ValueError(f"{path}: holds no samples of type {datatype}")
+        return replay(path, datatype, parts or [Part(0, size // DATATYPES[datatype])], SILENCE)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror.lower()}") from None
-    if not length or Path(path).is_dir():
-        raise ValueError(f"{path}: holds no samples of type {datatype}")
-    if datatype == "ci16_le":
-        stages = blocks.file_source(gr.sizeof_short, str(path)), blocks.interleaved_short_to_complex(False, False, 32768.0)
-    elif datatype == "ci8":
-        stages = blocks.file_source(gr.sizeof_char, str(path)), blocks.interleaved_char_to_complex(False, 128.0)
-    else:
-        stages = (blocks.file_source(gr.sizeof_gr_complex, str(path)),)
-    return chain(*stages, silence_behind(length))
 
 
 def _file_source(radio):
@@ -312,11 +283,11 @@ def _file_sink(radio):
 
 def _sigmf_source(radio):
     recording = read_recording(radio.file)
-    return _replay(recording.data, recording.datatype)
+    return _replay(recording.data, recording.datatype, recording.parts)
 
 
 def _sigmf_sink(radio):
-    return sigmf_sink(radio.file, radio.sample_rate, radio.frequency)
+    return recorder(radio.file, radio.sample_rate, radio.frequency, hold_back=True)
 
 
 _SOURCES = {

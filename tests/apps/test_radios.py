@@ -18,7 +18,8 @@ from gnuradio import blocks, diffjscc, gr
 from gnuradio.diffjscc import radios
 from gnuradio.diffjscc.radio_apps import command
 from gnuradio.diffjscc.radios import SILENCE, Radio, radio_sink, radio_source
-from gnuradio.diffjscc.recordings import read_recording, sigmf_sink
+from gnuradio.diffjscc.recordings import read_recording
+from gnuradio.diffjscc.sigmf_writer import recorder
 
 from diffjscc.air.peaks import cut_for, remaining_peak_db
 from diffjscc.air.preset import find_preset
@@ -226,7 +227,8 @@ def test_recordings_of_other_types_are_read_with_their_rate_and_frequency(tmp_pa
 
 def test_a_recording_is_what_sigmf_asks_for(tmp_path):
     flowgraph = gr.top_block()
-    flowgraph.connect(blocks.vector_source_c([1, 1j]), sigmf_sink(tmp_path / "at.2.4G", 1e6))
+    recording = recorder(tmp_path / "at.2.4G", 1e6)
+    flowgraph.connect(blocks.vector_source_c([1, 1j]), recording)
     flowgraph.run()
     recording = sigmf.fromfile(str(tmp_path / "at.2.4G.sigmf-meta"))
     recording.validate()
