@@ -33,9 +33,10 @@ def test_the_package_never_imports_gnuradio():
 
 
 def test_arrows_point_one_way():
-    """cli → (doctor | train | evaluate | serve) → hub → refine → codec → air, channel, images."""
+    """cli → experiment → (doctor | train | evaluate | serve) → hub → refine → codec → air, channel, images."""
     layers = [
         {"cli"},
+        {"experiment"},
         {"doctor", "train", "evaluate", "serve"},
         {"checkpoints"},
         {"hub"},

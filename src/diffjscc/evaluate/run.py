@@ -37,6 +37,7 @@ class Results:
     failures  in one line each: cells without a row, and why
     missing   in one line each: metrics that could not be measured, and why
     images    cell number → received image for the report, WebP
+    words     what the report says of an image that is in the means or not: of an experiment, that it was received
     """
 
     sweep: Sweep
@@ -46,6 +47,9 @@ class Results:
     failures: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     images: dict[int, Path] = field(default_factory=dict)
+    words: dict[str, str] = field(
+        default_factory=lambda: {"sent": "sent", "could": "could be sent", "cannot": "cannot be sent", "could_not": "could not"}
+    )
 
 
 class Progress:

@@ -135,6 +135,9 @@ HEADINGS: dict[str, tuple[str, str]] = {
     "niqe_original": ("NIQE of originals", ".2f"),
     "fid": ("FID", ".1f"),
     "kid": ("KID", ".4f"),
+    # Of experiments over the air.
+    "snr_measured_db": ("SNR received, dB", ".1f"),
+    "snr_predicted_db": ("SNR predicted, dB", ".1f"),
 }
 
 
@@ -147,10 +150,13 @@ def measured_columns(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in HEADINGS if any(not math.isnan(row.get(name, math.nan)) for row in summary)]
 
 
-def markdown_summary(summary: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table, one line a point. The means are those of the images that could be sent; "—" where there are none."""
+def markdown_summary(summary: Sequence[Mapping[str, Any]], sent: str = "sent") -> str:
+    """A Markdown table, one line a point. The means are those of the images that could be sent; "—" where there are none.
+
+    sent  heading of their number
+    """
     names = measured_columns(summary)
-    heads = ["system", "channel", "rate", "SNR, dB", "sent", *(HEADINGS[name][0] for name in names)]
+    heads = ["system", "channel", "rate", "SNR, dB", sent, *(HEADINGS[name][0] for name in names)]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in summary:
         cells = [str(row["system"]).replace("|", "/"), row["channel"], row["rate"], f"{row['snr_db']:g}"]

@@ -75,6 +75,7 @@ def page_data(results: Results) -> dict[str, Any]:
     images   [{name, width, height, original, received: {point: {blob, …}}}], where a point is a number of ``points``
     blobs    data URIs; equal images share one
     duels    joint coding against separate coding, see `duels.Duel`; verdicts: the same in sentences
+    words    `Results.words`
     """
     made = duels(results.sweep, results.rows)
     metrics = [
@@ -124,6 +125,7 @@ def page_data(results: Results) -> dict[str, Any]:
         "blobs": blobs.uris,
         "notes": [*results.missing, *([f"{len(results.failures)} rows are missing."] if results.failures else [])],
         "images_in_all": count,
+        "words": results.words,
         "repeats": repeats,
     }
 

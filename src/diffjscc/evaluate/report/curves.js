@@ -10,7 +10,7 @@
   };
   const panels = document.getElementById("panels");
   const tip = document.getElementById("tip");
-  const measures = [...data.metrics, { key: "share_sent", label: "Share of images sent", digits: 2, lower: false }];
+  const measures = [...data.metrics, { key: "share_sent", label: `Share of images ${data.words.sent}`, digits: 2, lower: false }];
 
   // Curves of the chosen points: {system, channel, points in order of x}.
   function curves() {
@@ -117,7 +117,7 @@
       near.shape.classList.add("near");
       const point = near.point;
       tip.textContent = `${near.curve.system}\n${point.channel}, rate ${point.rate}, ${point.snr_db} dB\n` +
-        `${measure.label}: ${written(point[measure.key], measure.digits)}\nsent: ${point.sent} of ${point.rows}`;
+        `${measure.label}: ${written(point[measure.key], measure.digits)}\n${data.words.sent}: ${point.sent} of ${point.rows}`;
       tip.hidden = false;
       const flip = event.clientX > window.innerWidth - 260;
       tip.style.left = flip ? "auto" : `${event.clientX + 16}px`;

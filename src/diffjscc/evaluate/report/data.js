@@ -63,4 +63,5 @@ function colourOf(system) {
 document.getElementById("summary").textContent =
   `${data.systems.length} ${data.systems.length === 1 ? "system" : "systems"}, ${data.images_in_all} images, ` +
   `each sent ${data.repeats === 1 ? "once" : data.repeats + " times"} at every point; ${data.points.length} points.`;
+for (const word of document.querySelectorAll("[data-word]")) word.textContent = data.words[word.dataset.word];
 for (const note of data.notes) document.getElementById("notes").append(element("li", {}, note));

@@ -8,7 +8,7 @@
     { label: "Channel", value: (point) => point.channel },
     { label: "Rate", value: (point) => point.rate_value, text: (point) => point.rate },
     { label: "SNR, dB", value: (point) => point.snr_db },
-    { label: "Sent", value: (point) => point.share_sent, text: (point) => `${point.sent} of ${point.rows}` },
+    { label: data.words.sent[0].toUpperCase() + data.words.sent.slice(1), value: (point) => point.share_sent, text: (point) => `${point.sent} of ${point.rows}` },
     ...data.metrics.map((metric) => ({
       label: metric.label, value: (point) => point[metric.key], text: (point) => written(point[metric.key], metric.digits),
     })),

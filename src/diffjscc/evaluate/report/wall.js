@@ -19,7 +19,7 @@
       point.snr_db === state.snr && point.channel === state.channel);
     const received = image.received[index];
     if (!received) return { uri: null, none: "not computed", text: "" };
-    if (!received.sent) return { uri: null, none: "cannot be sent", text: "cannot be sent" };
+    if (!received.sent) return { uri: null, none: data.words.cannot, text: data.words.cannot };
     const shown = data.metrics.filter((metric) => ["psnr_db", "ms_ssim", "lpips_alex"].includes(metric.key));
     const text = shown.map((metric) => `${metric.label.replace(", dB", "")} ${written(received[metric.key], metric.digits)}` +
       (metric.key === "psnr_db" ? " dB" : "")).join(" · ");
