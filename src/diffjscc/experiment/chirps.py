@@ -6,8 +6,8 @@ occupied band its power and the noise's are C + N while it is sent, and N in the
 
     C/N₀ = B ((C + N)/N − 1)
 
-whatever carrier offset, phase, or echoes do to it. With n samples the error of the noise's power is 1/√(0.8 n): at the default
-length C/N₀ is right within 0.5 dB down to an SNR of −10 dB. From C/N₀ follows the SNR that an image should have:
+whatever carrier offset, phase, or echoes do to it. At the default length the standard
+deviation of C/N₀ is 0.1 dB at an SNR of 0 dB, and 0.6 dB at −10 dB. From C/N₀ follows the SNR that an image should have:
 
     SNR = C/N₀ · (A/A_chirp)² / (PAPR · B)
 

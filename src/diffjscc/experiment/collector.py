@@ -184,9 +184,7 @@ class Collector:
             "decoded_whole": whole,
             "cfo_hz": float(np.mean([burst.cfo for burst in bursts])) * self.sample_rate,
             "clock_ppm": 1e6 * float(np.mean([burst.clock_offset for burst in bursts])),
-            "delay_spread_us": 1e6 * float(np.nanmean(spreads)) / self.sample_rate
-            if not all(map(math.isnan, spreads))
-            else math.nan,
+            "delay_spread_us": 1e6 * float(np.nanmean(spreads)) if not all(map(math.isnan, spreads)) else math.nan,
             "received_at": min(burst.start - self._offset(number, f.index) for f, burst in parts.values()),
         }
         self.journal.add(number, row, {}, _webp(pixels) if number in self._shown else None, None)
