@@ -25,7 +25,10 @@ burst_receiver::burst_receiver(int fft_len, int cp_len)
       d_preamble(d_preset),
       d_phase(d_preset),
       d_channel(d_preset),
-      d_equaliser(d_preset)
+      d_equaliser(d_preset),
+      d_noise(d_preset),
+      d_tones(header_span()),
+      d_search(d_preset, d_channel.basis())
 {
 }
 
@@ -45,6 +48,8 @@ std::optional<burst_start> burst_receiver::read_header(const gr_complex* samples
                                                        double cfo)
 {
     d_ofdm.take(samples, header_span(), cfo);
+    std::vector<double> tones = d_tones.find(d_ofdm.samples());
+    d_impulses(d_ofdm.samples(), d_ofdm.count());
     const auto [window, channel] = d_preamble.estimate(d_ofdm.samples());
     const int symbols = d_preset.header_symbols + 1;
     const resource_grid received = d_ofdm.transform(symbols, window);
@@ -61,9 +66,13 @@ std::optional<burst_start> burst_receiver::read_header(const gr_complex* samples
     const auto header = burst_header::unpack(d_code.decode(elements));
     if (!header)
         return std::nullopt;
-    return burst_start{
-        *header, window, cfo + offset / (2 * M_PI), channel.squaredNorm() / channel.size()
-    };
+    for (double& tone : tones)
+        tone += cfo;
+    return burst_start{ *header,
+                        window,
+                        cfo + offset / (2 * M_PI),
+                        channel.squaredNorm() / channel.size(),
+                        tones };
 }
 
 // What the header's OFDM symbols hold, pilots included.
@@ -94,23 +103,54 @@ burst_payload burst_receiver::read_payload(const gr_complex* samples,
                                    in_header,
                                    in_header + d_preset.payload_symbols(length));
     d_ofdm.take(samples, PREAMBLE_LEN + symbols * d_preset.symbol_len(), start.cfo);
-    resource_grid received = d_ofdm.transform(symbols, start.window);
+    std::vector<double> tones = start.tones;
+    for (double& tone : tones)
+        tone -= start.cfo;
+    d_tones.subtract(d_ofdm.samples(), d_ofdm.count(), tones);
+    d_impulses(d_ofdm.samples(), d_ofdm.count());
     const resource_grid sent = sent_header(start.header);
-
-    const auto [channel, noise_var] =
-        d_channel.from_header(received.leftCols(in_header), sent);
-    // That estimate's phase is the mean over the header.
+    // That of the header's channel estimate is the mean over the header.
     Eigen::VectorXd times = d_ofdm.times(symbols, start.window);
-    times.array() -= (times(0) + times(in_header - 1)) / 2;
-    const double coarse = d_phase.coarse_offset(received, channel, times, FINER_SEARCH);
-    d_phase.undo(received, { 0, coarse, 0 }, times);
-    const phase_plane plane = d_phase.plane(received, channel, noise_var, times);
-    d_phase.undo(received, plane, times);
-    const channel_estimate estimate = d_channel.from_burst(received, sent);
+    const double reference = (times(0) + times(in_header - 1)) / 2;
+    times.array() -= reference;
+
+    resource_grid received;
+    phase_plane plane{};
+    channel_estimate estimate;
+    for (int pass = 0; pass < 2; pass++) {
+        received = d_ofdm.transform(symbols, start.window);
+        const auto [channel, noise_var] =
+            d_channel.from_header(received.leftCols(in_header), sent);
+        const double coarse =
+            d_phase.coarse_offset(received, channel, times, FINER_SEARCH);
+        d_phase.undo(received, { 0, coarse, 0 }, times);
+        const phase_plane now = d_phase.plane(received, channel, noise_var, times);
+        d_phase.undo(received, now, times);
+        plane.offset += now.offset + coarse;
+        plane.clock_offset = now.clock_offset;
+        estimate = d_channel.from_burst(received, sent);
+        const auto noise = d_noise(received,
+                                   known_elements(d_preset, received, sent),
+                                   estimate.channel,
+                                   estimate.level);
+        if (estimate.degree == 0 && !noise.uneven)
+            break;
+        searched_channel found = d_search(received, sent);
+        estimate = found.estimate;
+        if (pass == 0 && found.phase.size()) {
+            // Within OFDM symbols too.
+            const Eigen::VectorXd phase =
+                found.phase.array() + now.phase + (coarse + now.offset) * times.array();
+            d_ofdm.undo(phase, times.array() + reference);
+            continue;
+        }
+        channel_search::undo(received, found.phase);
+        break;
+    }
 
     burst_payload payload{ d_equaliser(received, estimate, length) };
     payload.snr_db = estimate.snr_db;
-    payload.cfo = start.cfo + (coarse + plane.offset) / (2 * M_PI);
+    payload.cfo = start.cfo + plane.offset / (2 * M_PI);
     // Samples that come late turn the phase of high carriers back.
     payload.clock_offset = -plane.clock_offset;
     payload.channel.assign(d_preset.fft_len, 0);

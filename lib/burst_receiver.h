@@ -4,11 +4,13 @@
 #ifndef INCLUDED_DIFFJSCC_BURST_RECEIVER_H
 #define INCLUDED_DIFFJSCC_BURST_RECEIVER_H
 
-#include "channel_estimator.h"
+#include "channel_search.h"
 #include "equaliser.h"
 #include "header_code.h"
+#include "impulse_blanker.h"
 #include "phase_estimator.h"
 #include "preamble_estimator.h"
+#include "tone_canceller.h"
 
 namespace gr {
 namespace diffjscc {
@@ -19,6 +21,8 @@ struct burst_start {
     int window; //!< of the FFTs, see ofdm_demodulator
     double cfo; //!< carrier offset, cycles/sample
     float gain; //!< mean |h|² over the carriers, from the preamble
+    //! Unmodulated carriers beside the burst, cycles/sample.
+    std::vector<double> tones;
 };
 
 //! One burst's payload, equalised.
@@ -92,6 +96,10 @@ private:
     const phase_estimator d_phase;
     const channel_estimator d_channel;
     const equaliser d_equaliser;
+    const noise_estimator d_noise;
+    tone_canceller d_tones;
+    impulse_blanker d_impulses;
+    channel_search d_search;
 };
 
 } // namespace diffjscc

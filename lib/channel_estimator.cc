@@ -171,6 +171,8 @@ channel_estimate channel_estimator::from_burst(const resource_grid& received,
     estimate.noise_var.setConstant(
         carriers, symbols, fitted.noise_var * (1 + fitted.excess));
     estimate.middle = evaluate(fitted.polynomials, 0);
+    estimate.level = fitted.noise_var;
+    estimate.degree = fitted.polynomials.cols() - 1;
 
     const int payload = symbols - header.cols();
     double gain = 0;

@@ -21,6 +21,8 @@ struct channel_estimate {
     Eigen::MatrixXf noise_var; //!< there too: of the noise, and of the estimate's error
     Eigen::VectorXcf middle;   //!< the channel in the burst's middle, carriers
     double snr_db;             //!< mean |h|² of the payload over the noise's variance
+    double level = 0;          //!< the noise's variance
+    int degree = 0;            //!< of the polynomial in time
 };
 
 /*!
@@ -60,6 +62,9 @@ public:
     //! symbols, and its phase plane has been removed.
     channel_estimate from_burst(const resource_grid& received,
                                 const resource_grid& header) const;
+
+    //! What taps within the prefix can do on the carriers: orthonormal columns.
+    const Eigen::MatrixXcf& basis() const { return d_basis; }
 
 private:
     struct fit;

@@ -4,6 +4,7 @@
 #include "equaliser.h"
 #include "sequences.h"
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace gr {
@@ -29,9 +30,15 @@ equalised_payload equaliser::operator()(const resource_grid& received,
                 break;
             const gr_complex h = estimate.channel(i, symbol);
             const float power = std::max(std::norm(h), 1e-30f);
-            payload.symbols[at] =
+            const gr_complex value =
                 received(i, symbol) * std::conj(h * d_scramble[at]) / power;
-            payload.noise_var[at] = estimate.noise_var(i, symbol) / power;
+            const float noise_var = estimate.noise_var(i, symbol) / power;
+            // Where levels within a burst differ by more than a float holds, nothing came.
+            if (std::isfinite(value.real()) && std::isfinite(value.imag()) &&
+                noise_var >= 0) {
+                payload.symbols[at] = value;
+                payload.noise_var[at] = noise_var;
+            }
             at++;
         }
     }

@@ -34,6 +34,21 @@ void ofdm_demodulator::take(const gr_complex* samples, int count, double cfo)
             sample = 0;
 }
 
+void ofdm_demodulator::undo(const Eigen::VectorXd& phase, const Eigen::VectorXd& times)
+{
+    if (phase.size() < 2)
+        return;
+    // Before the first time and behind the last the phase goes on as between the two nearest.
+    int next = 1;
+    for (int n = -MARGIN; n < count(); n++) {
+        while (n > times(next) && next < times.size() - 1)
+            next++;
+        const double share = (n - times(next - 1)) / (times(next) - times(next - 1));
+        const double now = phase(next - 1) + share * (phase(next) - phase(next - 1));
+        samples()[n] *= gr_complex(std::polar(1.0, -now));
+    }
+}
+
 int ofdm_demodulator::begin(int symbol, int window) const
 {
     return PREAMBLE_LEN + symbol * d_preset.symbol_len() + d_preset.cp_len + window;

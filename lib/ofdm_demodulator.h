@@ -40,8 +40,16 @@ public:
     //! 1e15, become 0.
     void take(const gr_complex* samples, int count, double cfo);
 
-    //! The samples that were taken, from the tagged one on.
+    //! The samples that were taken, from the tagged one on; they may be cleaned.
+    gr_complex* samples() { return d_samples.data() + MARGIN; }
     const gr_complex* samples() const { return d_samples.data() + MARGIN; }
+
+    //! How many of them there are, from the tagged one on.
+    int count() const { return d_samples.size() - MARGIN; }
+
+    //! Turns the samples back by a phase that is given, radians, at ``times``, and linear in
+    //! between.
+    void undo(const Eigen::VectorXd& phase, const Eigen::VectorXd& times);
 
     //! The grid's first ``symbols`` OFDM symbols.
     resource_grid transform(int symbols, int window);
