@@ -10,6 +10,8 @@ from .environment import find_package
 find_package()
 
 from . import forms as forms
+from .audio_demodulator import audio_demodulator
+from .audio_modulator import audio_modulator
 from .burst_rx import burst_rx
 from .burst_stages import burst_demodulator, burst_detector
 from .burst_tx import burst_tx
@@ -32,6 +34,8 @@ from .separate_source import separate_source
 __all__ = [
     "LocalRefinement",
     "RemoteRefinement",
+    "audio_demodulator",
+    "audio_modulator",
     "burst_demodulator",
     "burst_detector",
     "burst_rx",

@@ -48,6 +48,18 @@ def whole(unit, low, high):
     return check
 
 
+def number(unit, low, high):
+    """A number of ``unit`` from ``low`` to ``high``, as float."""
+
+    def check(name, value):
+        number = _real(value)
+        if not low <= number <= high:
+            raise refuse(name, value, f"a number of {unit}, {low:g} to {high:g}")
+        return number
+
+    return check
+
+
 def above_zero(what, high=math.inf):
     """A number above 0 and up to ``high``, as float."""
 

@@ -11,10 +11,12 @@ from dataclasses import fields
 
 from gnuradio.eng_arg import eng_float
 
-from diffjscc.air.preset import PRESETS
+from diffjscc.air.preset import PRESETS, SOUND_PRESETS, SOUND_RATE
+from diffjscc.cli.options import whole
 from diffjscc.hub import DEFAULT_CODEC
 
-from .radios import ADDRESS, DEVICES, SAMPLE_RATES, STAND_INS, Radio
+from .radios import ADDRESS, KINDS, SAMPLE_RATES, SOUND, Radio
+from .sound import HIGHEST_RATE, LOWEST_RATE
 
 
 def hertz(text):
@@ -34,26 +36,43 @@ def sample_rate(text):
 def add_options(parser):
     """Adds the options that `radio_of` reads, and those of the air interface and the codec."""
     add = parser.add_argument_group("radio").add_argument
-    add("--radio", dest="kind", choices=DEVICES + STAND_INS, required=True, help="what sends or receives")
-    add("--args", default="", help="which device: UHD's address, SoapySDR's arguments or a Pluto's URI (default: any)")
+    add("--radio", dest="kind", choices=KINDS, required=True, help="what sends or receives")
+    add("--args", default="", help="which device: UHD's address, SoapySDR's arguments, a Pluto's URI or ALSA's name (default: any)")
     add("--address", default=ADDRESS, help="for --radio zmq: where the transmitter listens (default: %(default)s)")
-    add("--file", default="", help="for --radio file, complex floats as they are, and --radio sigmf")
+    add("--file", default="", help="for --radio file, complex floats as they are, --radio sigmf and --radio wav")
     add("--frequency", type=hertz, metavar="HZ", help="of the carrier, such as 2.45G")
     widths = ", ".join(f"{name} ({rate / 1e6:g}M)" for name, rate in SAMPLE_RATES.items())
+    add("--sample-rate", type=sample_rate, metavar="R", help=f"samples/s: {widths}, or a number (default: medium)")
     add(
-        "--sample-rate", type=sample_rate, metavar="R", default="medium", help=f"samples/s: {widths}, or a number (default: medium)"
+        "--audio-rate",
+        type=whole(LOWEST_RATE, HIGHEST_RATE),
+        metavar="R",
+        default=48000,
+        help="samples/s of a sound card, or of a WAV file that is written (default: %(default)s)",
     )
     add("--bandwidth", type=hertz, metavar="HZ", help="of the analog filters (default: the sample rate)")
     add("--gain", type=float, metavar="DB", help="default: the middle of the device's range")
     add("--antenna", default="", help="the device's name of the connector (default: its own)")
     add = parser.add_argument_group("air interface").add_argument
-    add("--preset", choices=tuple(PRESETS), default="ofdm256", help="subcarriers (default: %(default)s)")
+    add("--preset", choices=tuple(PRESETS), help="subcarriers, or what sound crosses (default: ofdm256; hf for audio and wav)")
     add("--codec", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)")
     add("--device", default="cpu", help="where the codec computes: cpu, cuda, … (default: %(default)s)")
 
 
 def radio_of(arguments: argparse.Namespace):
-    """The Radio of the options that `add_options` added. Raises ValueError where they do not make one."""
+    """The Radio of the options that `add_options` added. Raises ValueError where they do not make one.
+
+    The sample rate and preset are set in ``arguments`` where they were not given: they depend on the radio.
+    """
+    sound = arguments.kind in SOUND
+    arguments.preset = arguments.preset or ("hf" if sound else "ofdm256")
+    if sound and arguments.preset not in SOUND_PRESETS:
+        raise ValueError(f"radio {arguments.kind} and preset {arguments.preset}: expected one of {', '.join(SOUND_PRESETS)}")
+    if sound and arguments.sample_rate not in (None, SOUND_RATE):
+        raise ValueError(
+            f"sample rate {arguments.sample_rate:g}: radio {arguments.kind} has {SOUND_RATE:g}, and a sound card its --audio-rate"
+        )
+    arguments.sample_rate = arguments.sample_rate or PRESETS[arguments.preset].sample_rate or SAMPLE_RATES["medium"]
     return Radio(**{field.name: getattr(arguments, field.name) for field in fields(Radio)})
 
 
@@ -126,16 +145,21 @@ def _rest():
 def run(flowgraph, finished=lambda: False, pause=_rest):
     """Runs a flowgraph until it ends, ``finished()`` returns True, or the process is interrupted or terminated.
 
-    ``pause()`` is called over and over meanwhile.
+    ``pause()`` is called over and over meanwhile. Returns "ended", "finished" or "interrupted".
     """
+    how = "ended"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     flowgraph.start()
     ended = threading.Thread(target=flowgraph.wait, daemon=True)
     ended.start()
     try:
-        while ended.is_alive() and not finished():
+        while ended.is_alive():
+            if finished():
+                how = "finished"
+                break
             pause()
     except KeyboardInterrupt:
-        pass
+        how = "interrupted"
     flowgraph.stop()
     ended.join()
+    return how

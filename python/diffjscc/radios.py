@@ -14,12 +14,14 @@ from gnuradio import blocks, gr
 
 from diffjscc.serve.addresses import check_port
 
+from . import audio_radios
 from .pdus import LENGTH_TAG
 from .recordings import DATATYPES, Part, read_recording, replay, written
 from .sigmf_writer import recorder
 
-#: Radios with an antenna, and stand-ins without.
-DEVICES, STAND_INS = ("uhd", "soapy", "pluto"), ("zmq", "file", "sigmf")
+#: Radios with an antenna, sound cards and their files, and stand-ins without either.
+DEVICES, SOUND, STAND_INS = ("uhd", "soapy", "pluto"), ("audio", "wav"), ("zmq", "file", "sigmf")
+KINDS = DEVICES + SOUND + STAND_INS
 
 #: Sample rates by name, samples/s.
 SAMPLE_RATES = {"narrow": 250e3, "medium": 1e6, "wide": 10e6}
@@ -36,6 +38,9 @@ PLUTO_BUFFER = 32768
 #: Silent samples after a replayed file and after each image: a receiver needs samples after a burst to decode it.
 SILENCE = 4096
 
+#: The same after each image that is sent as sound, where it takes time: a sound card at the other end always has samples.
+SOUND_SILENCE = 720
+
 #: Seconds that a transmitter waits before it exits: samples may still be in the radio's buffers, or on their way to a listener.
 LINGER = 1.0
 
@@ -50,10 +55,12 @@ HEADROOM = 0.7
 class Radio:
     """Which radio, and how it is tuned.
 
-    kind       one of DEVICES or STAND_INS
-    args       which device, as its driver writes it: UHD's device address, SoapySDR's arguments, a Pluto's URI; "" for any
+    kind       one of KINDS
+    args       which device, as its driver writes it: UHD's device address, SoapySDR's arguments, a Pluto's URI, ALSA's name of a
+               sound card; "" for any
     address    for zmq
-    file       for file and sigmf
+    file       for file, sigmf and wav
+    audio_rate   of a sound card, or of a WAV file that is written, samples/s
     frequency  of the carrier, Hz
     sample_rate  samples/s
     bandwidth  of the analog filters, Hz; None for the sample rate
@@ -67,6 +74,7 @@ class Radio:
     args: str = ""
     address: str = ADDRESS
     file: str = ""
+    audio_rate: int = 48000
     frequency: float | None = None
     sample_rate: float = SAMPLE_RATES["medium"]
     bandwidth: float | None = None
@@ -74,11 +82,11 @@ class Radio:
     antenna: str = ""
 
     def __post_init__(self):
-        if self.kind not in DEVICES + STAND_INS:
-            raise ValueError(f"radio {self.kind!r} is not one of {', '.join(DEVICES + STAND_INS)}")
+        if self.kind not in KINDS:
+            raise ValueError(f"radio {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.kind in DEVICES and self.frequency is None:
             raise ValueError(f"radio {self.kind} needs a frequency, such as --frequency 2.45G")
-        if self.kind in ("file", "sigmf") and not self.file:
+        if self.kind in ("file", "sigmf", "wav") and not self.file:
             raise ValueError(f"radio {self.kind} needs the name of a file: --file")
         if self.kind == "zmq":
             check_port(self.address)
@@ -92,16 +100,23 @@ class Radio:
     @property
     def live(self):
         """Whether samples come or go in real time, and cannot be held back."""
-        return self.kind in DEVICES or self.kind == "zmq"
+        return self.kind in (*DEVICES, "audio", "zmq")
+
+    @property
+    def peak_limited(self):
+        """Whether samples have a full scale: that of a converter, of an amplifier, or of a WAV file."""
+        return self.kind in DEVICES + SOUND
 
     @property
     def silence(self):
         """Silent samples that push an image's last burst through every buffer after it."""
+        if self.kind in SOUND:
+            return SOUND_SILENCE
         return PLUTO_BUFFER if self.kind == "pluto" else SILENCE
 
     def amplitude(self, clip_db):
-        """RMS amplitude of bursts whose peaks are ``clip_db`` above the mean: below a device's full scale; 1 for stand-ins."""
-        return HEADROOM * 10 ** (-clip_db / 20) if self.kind in DEVICES else 1.0
+        """RMS amplitude of bursts whose peaks are ``clip_db`` above the mean: below the full scale; 1 where there is none."""
+        return HEADROOM * 10 ** (-clip_db / 20) if self.peak_limited else 1.0
 
 
 def radio_source(radio):
@@ -290,7 +305,25 @@ def _sigmf_sink(radio):
     return recorder(radio.file, radio.sample_rate, radio.frequency, hold_back=True)
 
 
+def _audio_source(radio):
+    return audio_radios.audio_source(radio.args, radio.audio_rate)
+
+
+def _audio_sink(radio):
+    return audio_radios.audio_sink(radio.args, radio.audio_rate)
+
+
+def _wav_source(radio):
+    return audio_radios.wav_source(radio.file)
+
+
+def _wav_sink(radio):
+    return audio_radios.wav_sink(radio.file, radio.audio_rate)
+
+
 _SOURCES = {
+    "audio": _audio_source,
+    "wav": _wav_source,
     "uhd": _uhd_source,
     "soapy": _soapy_source,
     "pluto": _pluto_source,
@@ -299,6 +332,8 @@ _SOURCES = {
     "sigmf": _sigmf_source,
 }
 _SINKS = {
+    "audio": _audio_sink,
+    "wav": _wav_sink,
     "uhd": _uhd_sink,
     "soapy": _soapy_sink,
     "pluto": _pluto_sink,

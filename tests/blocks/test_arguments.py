@@ -75,6 +75,9 @@ WRONG = {
     "width": [*NO_COUNT, 0, 31],
     "height": [*NO_COUNT, 0, 31],
     "fps": [*NO_AMOUNT, 1e9],
+    "audio_rate": [*NO_COUNT, 0, 5999, 192001],
+    "peak": [*NO_AMOUNT, float("inf"), "-1", "nan"],
+    "vox": [None, -0.1, 10.5, True, float("nan"), float("inf"), *TEXTS, "1"],
 }
 
 #: {argument: values that every block with this argument takes}
@@ -91,6 +94,9 @@ RIGHT = {
     "length": [1, 200],
     "repeat": [True, False, 1, 0],
     "device": ["cpu"],
+    "audio_rate": [8000, 44100.0, np.int64(48000), 47999],
+    "peak": [1, 0.25, "0.25"],
+    "vox": [0, 0.5, 10],
 }
 
 

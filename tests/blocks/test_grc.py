@@ -136,6 +136,9 @@ RED = {
     "height": ("31", "8193", "1.5", "'a'"),
     "keep": ("-1", "1.5", "'a'"),
     "fps": ("0", "241", "float('nan')", "'a'"),
+    "audio_rate": ("5999", "192001", "8000.5", "'a'"),
+    "peak": ("0", "-1", "float('inf')", "float('nan')", "'a'"),
+    "vox": ("-0.1", "11", "float('nan')", "'a'"),
 }
 
 #: Parameters of which every value that the companion takes means something, or of which only a running flowgraph can tell.
