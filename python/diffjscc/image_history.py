@@ -18,6 +18,9 @@ RATE_SPAN = 3.0
 #: Originals that wait for their images.
 ORIGINALS = 16
 
+#: A view that follows the newest image may stay this many images behind it, for one that is refined already.
+BEHIND = 4
+
 
 @dataclass
 class Point:
@@ -105,6 +108,13 @@ class ImageHistory:
         """The newest image, or None."""
         with self._lock:
             return self._receptions[-1] if self._receptions else None
+
+    def followed(self):
+        """What a live view shows: the newest refined image where it is at most `BEHIND` images old, else the newest; or None."""
+        with self._lock:
+            recent = list(self._receptions)[-1 - BEHIND :]
+        refined = (reception for reception in reversed(recent) if "refined" in reception.pixels)
+        return next(refined, recent[-1] if recent else None)
 
     def all(self):
         """Every image that is kept, the oldest first."""

@@ -226,7 +226,7 @@ class ImageView(QWidget):
         self.live = QPushButton("Live")
         self.live.setCheckable(True)
         self.live.setChecked(True)
-        self.live.setToolTip("Follow the newest image; a click on a thumbnail holds that one")
+        self.live.setToolTip("Follow the newest image, or a refined one that is hardly older; a click on a thumbnail holds that one")
         self.live.toggled.connect(self._set_live)
         self.save = QPushButton("Save …")
         self.save.clicked.connect(self._ask_and_save)
@@ -281,8 +281,8 @@ class ImageView(QWidget):
     def _look(self):
         """Shows what is new. Qt slots must not raise: an exception would end the process."""
         try:
-            newest = self._history.newest()
-            state = (newest and (newest.number, tuple(newest.pixels)), self._held and tuple(self._held.pixels))
+            newest, shown = self._history.newest(), self._held or self._history.followed()
+            state = newest and (newest.number, shown.number, tuple(shown.pixels))
             if state != self._shown:
                 self._shown = state
                 self._refresh()
@@ -290,7 +290,7 @@ class ImageView(QWidget):
             self._timer.start(INTERVAL)
 
     def _refresh(self):
-        reception = self._held or self._history.newest()
+        reception = self._held or self._history.followed()
         if reception is None:
             return
         pixels = dict(reception.pixels)
@@ -338,11 +338,11 @@ class ImageView(QWidget):
         self._refresh()
 
     def _set_live(self, live):
-        self._held = None if live else self._held or self._history.newest()
+        self._held = None if live else self._held or self._history.followed()
         self._refresh()
 
     def _ask_and_save(self):
-        reception = self._held or self._history.newest()
+        reception = self._held or self._history.followed()
         if reception is None:
             return
         path, _ = QFileDialog.getSaveFileName(self, "Save the image", proposed_name(reception), "Images (*.png *.jpg *.webp)")
@@ -351,7 +351,7 @@ class ImageView(QWidget):
 
     def save_as(self, path, reception=None):
         """Writes the best stage of an image, the shown one unless told otherwise; what prevents it is told in the line."""
-        reception = reception or self._held or self._history.newest()
+        reception = reception or self._held or self._history.followed()
         stage = next(stage for stage in RIGHT if stage in reception.pixels)
         try:
             write_image(path, reception.pixels[stage])

@@ -28,7 +28,8 @@ class qt_image_view(gr.basic_block):
     compact  without buttons and strip and with the received image alone, for windows with several views
 
     ``widget`` is the QWidget to be put into a window. The window takes the newest image 30 times a second: images that come
-    faster are kept in the strip and not shown, and the flowgraph never waits for the window.
+    faster are kept in the strip and not shown, and the flowgraph never waits for the window. While refined images are at most
+    four images behind, it shows the newest of these.
 
     Raises ValueError for a length out of range, and where PyQt5 is missing or no QApplication exists yet.
     """

@@ -111,6 +111,26 @@ def test_a_click_holds_an_image_and_live_lets_it_go(view, application):
     assert near(colour(view.widget, 0.5, 0.5), BLUE)
 
 
+def test_live_shows_a_refined_image_as_long_as_the_refiner_keeps_up(application):
+    view = diffjscc.qt_image_view(length=8)
+    view.widget.resize(700, 560)
+    view.widget.show()
+    send(view, plain(RED), image_id=0, snr_db=1.0, stage="initial")
+    send(view, plain(BLUE), image_id=0, snr_db=1.0, stage="refined")
+    for image_id in range(1, 5):
+        send(view, plain(GREY), image_id=image_id, snr_db=1.0, stage="initial")
+        looked(application)
+        assert "image 0" in view.widget.line.text()
+    send(view, plain(GREY), image_id=5, snr_db=1.0, stage="initial")
+    looked(application)
+    assert "image 5" in view.widget.line.text()
+    send(view, plain(BLUE), image_id=3, snr_db=1.0, stage="refined")
+    looked(application)
+    assert "image 3" in view.widget.line.text() and near(colour(view.widget, 0.7, 0.5), BLUE)
+    assert view.widget.strip.count() == 6
+    view.widget.close()
+
+
 def test_the_strip_keeps_the_last_images(view, application, tmp_path):
     for image_id in range(7):
         send(view, plain(RED), image_id=image_id, stage="initial")
