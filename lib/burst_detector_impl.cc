@@ -23,10 +23,12 @@ constexpr int FFT_LEN = 2048;
 constexpr int SETTLED = 48;
 
 // Samples handled in one step. Positions are examined AHEAD of the samples that leave,
-// since a burst's tag goes on a sample up to SETTLED + reach before the position where it
-// settles.
-constexpr int STEP = 1664;
-constexpr int AHEAD = 80;
+// since a burst's tag goes on a sample up to SETTLED + ECHOES_BEFORE + reach/2 before the
+// position where it settles. The last position's preamble lies within the window.
+constexpr int STEP = 1536;
+constexpr int AHEAD = 112;
+
+constexpr double LARGEST_OFFSET = 0.2;
 
 // Echoes of a peak are looked for so far before and behind it, samples: as far as the
 // demodulator can use them.
@@ -55,9 +57,9 @@ double checked_rate(double false_alarm_rate)
 
 double checked_offset(double max_offset)
 {
-    if (!(max_offset > 0 && max_offset <= 0.1))
+    if (!(max_offset > 0 && max_offset <= LARGEST_OFFSET))
         throw std::invalid_argument(
-            "max_offset must be above 0 and at most 0.1 cycles/sample");
+            "max_offset must be above 0 and at most 0.2 cycles/sample");
     return max_offset;
 }
 
@@ -107,6 +109,7 @@ burst_detector_impl::burst_detector_impl(double false_alarm_rate, double max_off
       d_threshold(threshold_for(checked_rate(false_alarm_rate), 2 * d_reach + 1)),
       d_forward(FFT_LEN),
       d_backward(FFT_LEN),
+      d_excise(FFT_LEN),
       d_window(FFT_LEN),
       d_up_spectrum(FFT_LEN),
       d_down_spectrum(FFT_LEN),
@@ -150,7 +153,7 @@ void burst_detector_impl::correlate(const gr_complex* in)
 {
     std::copy_n(in, FFT_LEN, d_window.begin());
     volk_32fc_magnitude_squared_32f(d_up_power.data(), d_window.data(), FFT_LEN);
-    double sum = std::accumulate(d_up_power.begin(), d_up_power.end(), 0.0);
+    const double sum = std::accumulate(d_up_power.begin(), d_up_power.end(), 0.0);
     if (!(sum <= LARGEST_POWER)) {
         for (int n = 0; n < FFT_LEN; n++) {
             if (!(d_up_power[n] <= LARGEST_POWER)) {
@@ -159,19 +162,24 @@ void burst_detector_impl::correlate(const gr_complex* in)
             }
         }
     }
-    // A floor for the energy: in silence the filters' outputs are rounding errors only.
-    const float silence =
-        1e-9f * std::accumulate(d_up_power.begin(), d_up_power.end(), 1e-20f);
-    sum = 0;
-    for (int n = 0; n < CHIRP_LEN; n++)
-        sum += d_up_power[n];
-    for (int n = 0; n < FFT_LEN - CHIRP_LEN; n++) {
-        d_energy[n] = sum;
-        sum += double(d_up_power[n + CHIRP_LEN]) - d_up_power[n];
-    }
+    float silence = sum_energy();
+    look_for_unknown();
 
     std::copy_n(d_window.begin(), FFT_LEN, d_forward.get_inbuf());
     d_forward.execute();
+    volk_32fc_magnitude_squared_32f(d_up_power.data(), d_forward.get_outbuf(), FFT_LEN);
+    if (d_excise(d_forward.get_outbuf(), d_up_power.data())) {
+        // What the filters see is the rest, and so is the energy in their windows.
+        std::copy_n(d_forward.get_outbuf(), FFT_LEN, d_backward.get_inbuf());
+        d_backward.execute();
+        volk_32fc_magnitude_squared_32f(
+            d_up_power.data(), d_backward.get_outbuf(), FFT_LEN);
+        volk_32f_s32f_multiply_32f(d_up_power.data(),
+                                   d_up_power.data(),
+                                   1.0f / (float(FFT_LEN) * float(FFT_LEN)),
+                                   FFT_LEN);
+        silence = sum_energy();
+    }
     const float scale = 1.0f / (float(CHIRP_LEN) * float(FFT_LEN) * float(FFT_LEN));
     for (bool down : { false, true }) {
         auto* power = down ? &d_down_power : &d_up_power;
@@ -187,6 +195,18 @@ void burst_detector_impl::correlate(const gr_complex* in)
         for (int n = 0; n < FFT_LEN - CHIRP_LEN; n++)
             (*power)[n] *= scale / std::max(d_energy[n], silence);
     }
+}
+
+// The energy in each filter's window, of samples whose power is in d_up_power. Returns a
+// floor for it: in silence the filters' outputs are rounding errors only.
+float burst_detector_impl::sum_energy()
+{
+    double sum = std::accumulate(d_up_power.begin(), d_up_power.begin() + CHIRP_LEN, 0.0);
+    for (int n = 0; n < FFT_LEN - CHIRP_LEN; n++) {
+        d_energy[n] = sum;
+        sum += double(d_up_power[n + CHIRP_LEN]) - d_up_power[n];
+    }
+    return 1e-9f * std::accumulate(d_up_power.begin(), d_up_power.end(), 1e-20f);
 }
 
 void burst_detector_impl::examine(int position)
@@ -288,7 +308,6 @@ int burst_detector_impl::work(int noutput_items,
     const double first_look = -std::expm1(-FIRST_LOOK / (CHIRP_LEN - 1));
     // One step in each call: tags may only be added to samples that this call writes.
     correlate(in);
-    look_for_unknown();
     for (int position = AHEAD; position < AHEAD + STEP; position++) {
         if (d_up_power[position] > first_look)
             examine(position);

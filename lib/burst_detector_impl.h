@@ -4,6 +4,7 @@
 #ifndef INCLUDED_DIFFJSCC_BURST_DETECTOR_IMPL_H
 #define INCLUDED_DIFFJSCC_BURST_DETECTOR_IMPL_H
 
+#include "line_excision.h"
 #include "unknown_signal.h"
 #include <gnuradio/diffjscc/burst_detector.h>
 #include <gnuradio/fft/fft.h>
@@ -35,6 +36,7 @@ private:
     };
 
     void correlate(const gr_complex* in);
+    float sum_energy();
     void examine(int position);
     void emit(const candidate& found);
     void look_for_unknown();
@@ -48,6 +50,7 @@ private:
 
     fft::fft_complex_fwd d_forward;
     fft::fft_complex_rev d_backward;
+    line_excision d_excise;
     volk::vector<gr_complex> d_window, d_up_spectrum, d_down_spectrum;
     volk::vector<float> d_energy;                 // in each filter's window
     volk::vector<gr_complex> d_up, d_down;        // filter outputs c, of one scale

@@ -74,7 +74,7 @@ BOOST_AUTO_TEST_CASE(wrong_parameters_are_refused)
 {
     for (double rate : { 0.0, 1.0, -1.0, double(NAN) })
         BOOST_CHECK_THROW(burst_detector::make(rate, 0.05), std::invalid_argument);
-    for (double offset : { 0.0, 0.11, -0.05, double(NAN), double(INFINITY) })
+    for (double offset : { 0.0, 0.21, -0.05, double(NAN), double(INFINITY) })
         BOOST_CHECK_THROW(burst_detector::make(1e-9, offset), std::invalid_argument);
 }
 
@@ -90,8 +90,8 @@ BOOST_AUTO_TEST_CASE(the_threshold_follows_from_the_false_alarm_rate)
 
 BOOST_AUTO_TEST_CASE(preambles_are_found_where_they_begin_with_their_offset)
 {
-    // Some at the borders of the detector's steps, 1664 samples.
-    const std::vector<int> begins = { 0, 1000, 1664, 3327, 4992, 6000 };
+    // Some at the borders of the detector's steps, 1536 samples.
+    const std::vector<int> begins = { 0, 1000, 1536, 3071, 4608, 6000 };
     for (double cfo : { -0.05, -0.0123, 0.0, 0.05 }) {
         const auto found = detect(with_preambles(begins, cfo, 0.1, 7000));
         BOOST_REQUIRE_EQUAL(found.size(), begins.size());
@@ -100,6 +100,58 @@ BOOST_AUTO_TEST_CASE(preambles_are_found_where_they_begin_with_their_offset)
             BOOST_TEST(std::abs(found[i].cfo - cfo) < 2.5e-4);
             BOOST_TEST(found[i].metric > 100);
         }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(offsets_that_move_the_signal_over_the_edge_of_the_band_are_found)
+{
+    const std::vector<int> begins = { 0, 1000, 1536, 3071, 4608, 6000 };
+    for (double cfo : { -0.2, -0.15, 0.0999, 0.2 }) {
+        const auto found = detect(with_preambles(begins, cfo, 0.1, 7000), 0.2);
+        BOOST_REQUIRE_EQUAL(found.size(), begins.size());
+        for (size_t i = 0; i < found.size(); i++) {
+            BOOST_TEST(std::abs(found[i].sample + found[i].timing - begins[i]) < 0.3);
+            BOOST_TEST(std::abs(found[i].cfo - cfo) < 2.5e-4);
+        }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(carriers_in_the_band_do_not_hide_preambles)
+{
+    std::vector<int> begins;
+    for (int i = 0; i < 36; i++)
+        begins.push_back(3000 + 701 * i);
+    for (double level : { 1.0, 10.0, 1000.0 })
+        for (double frequency : { 0.0, 0.12341, -0.3 }) {
+            auto samples = with_preambles(begins, 0.02, 0.1, 32000);
+            for (size_t n = 0; n < samples.size(); n++)
+                samples[n] += gr_complex(
+                    std::polar(std::sqrt(level), 2 * M_PI * frequency * n + 1));
+            auto found = detect(samples);
+            // Where a strong carrier begins or ends it is no line.
+            found.erase(std::remove_if(found.begin(),
+                                       found.end(),
+                                       [](const tagged& one) {
+                                           return one.sample < 2500 || one.sample > 28000;
+                                       }),
+                        found.end());
+            BOOST_REQUIRE_EQUAL(found.size(), begins.size());
+            for (size_t i = 0; i < found.size(); i++) {
+                BOOST_TEST(std::abs(found[i].sample + found[i].timing - begins[i]) < 0.5);
+                BOOST_TEST(std::abs(found[i].cfo - 0.02) < 5e-4);
+            }
+        }
+}
+
+BOOST_AUTO_TEST_CASE(carriers_are_no_preambles)
+{
+    // Lines are missing from the noise then, and it is not quite white any more.
+    for (double level : { 0.1, 10.0, 1000.0 }) {
+        auto samples = gaussian(3)(1.0, 300000);
+        for (size_t n = 0; n < samples.size(); n++)
+            samples[n] += gr_complex(std::polar(std::sqrt(level), 0.7 * n)) +
+                          gr_complex(std::polar(std::sqrt(level), -1.3 * n));
+        BOOST_TEST(detect(samples).empty());
     }
 }
 

@@ -23,7 +23,7 @@ class burst_rx(gr.hier_block2):
 
     preset            "ofdm64", "ofdm256", or for sound "hf", "fm" or "room"; the transmitter's
     false_alarm_rate  false detections per sample of white noise; the header's checksum rejects them
-    max_offset        largest carrier offset, cycles/sample, up to 0.1
+    max_offset        largest carrier offset, cycles/sample, up to 0.2
     status            whether there is a message port. GNU Radio frees no hierarchical block with message ports, and no buffers of
                       it: leave it out where receivers are made by the hundred
 

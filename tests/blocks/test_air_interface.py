@@ -71,6 +71,15 @@ def loss_db(received, payload, snr_db):
     return snr_db + 10 * math.log10(np.mean(np.abs(received - payload) ** 2))
 
 
+@pytest.mark.parametrize("cfo", [-0.2, 0.12, 0.2])
+def test_bursts_whose_edge_lies_beyond_the_sample_rate_lose_nothing(cfo):
+    samples, sent = bursts(4, cfo=cfo)
+    received, counters, _ = receive(noisy(samples, 15.0), max_offset=0.2)
+    assert [header for header, _, _, _ in received] == [header for header, _, _ in sent] and counters["rejected"] == 0
+    for (_, symbols, _, tags), (_, payload, _) in zip(received, sent):
+        assert loss_db(symbols, payload, 15.0) < 1.0 and tags["cfo"] == pytest.approx(cfo, abs=2e-5)
+
+
 @pytest.mark.parametrize("preset", WAVEFORMS)
 @pytest.mark.parametrize("cfo", [-0.05, 0.0, 0.0137, 0.05])
 def test_bursts_cross_noise_and_any_carrier_offset(preset, cfo):
@@ -224,7 +233,7 @@ def test_wrong_parameters_are_refused():
     for make, message in [
         (lambda: diffjscc.burst_rx("ofdm128"), "preset = 'ofdm128': must be one of ofdm64, ofdm256, hf, fm, room"),
         (lambda: diffjscc.burst_detector(0.0), "false_alarm_rate"),
-        (lambda: diffjscc.burst_detector(1e-9, 0.2), "max_offset"),
+        (lambda: diffjscc.burst_detector(1e-9, 0.21), "max_offset"),
         (lambda: diffjscc.burst_demodulator(128), "fft_len = 128: must be one of 64, 256"),
         (lambda: diffjscc.burst_demodulator(64, 32), "cp_len must be between 8 and a quarter of fft_len"),
         (lambda: diffjscc.burst_tx(burst_symbols=0), "burst_symbols = 0"),

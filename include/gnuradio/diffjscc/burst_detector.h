@@ -37,8 +37,16 @@ namespace diffjscc {
  * paths is largest, and the phase of that sum then gives f to about sqrt(1/(M s)) / (2 pi
  * M) cycles/sample. The time is that of the strongest path.
  *
+ * Narrow lines, such as unmodulated carriers, are removed from the spectrum before it is
+ * filtered (see line_excision), and from the energy in the windows too. Lines change lambda
+ * as white noise of their power would; without them a burst is found beside a carrier of
+ * any level that the receiver's converter bears.
+ *
  * Holds for noise that is white over the sample rate (noise that is narrower raises the
- * false-alarm rate), for |f| <= max_offset, and for echoes up to 16 samples behind.
+ * false-alarm rate), for |f| <= max_offset, and for echoes up to 16 samples behind. Offsets
+ * may be so large that the signal's edge lies beyond half of the sample rate: there it comes
+ * in again at the other end of the band, where nothing of the signal is, if the radio's
+ * filters let it.
  *
  * Output: the input, later. A burst's first sample carries the tag "burst": {"cfo":
  * cycles/sample, "timing": where the preamble begins after this sample, 0 to 1 samples,
@@ -56,7 +64,7 @@ public:
 
     /*!
      * \param false_alarm_rate  false alarms a sample of noise, above 0 and below 1
-     * \param max_offset  largest carrier offset, cycles/sample, above 0 and at most 0.1
+     * \param max_offset  largest carrier offset, cycles/sample, above 0 and at most 0.2
      */
     static sptr make(double false_alarm_rate = 1e-9, double max_offset = 0.05);
 

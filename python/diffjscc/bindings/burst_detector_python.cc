@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_detector.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(8ee90cfc47a3b01118a3fccd7c785af1)                     */
+/* BINDTOOL_HEADER_FILE_HASH(de6ed2451217be2570d449c1758b4e4f)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>
