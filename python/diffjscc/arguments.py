@@ -224,7 +224,7 @@ CHECKS = {
     "fft_len": one_of(64, 256),
     "cp_len": whole("samples", 8, 64),
     "false_alarm_rate": above_zero("a number", 0.1),
-    "max_offset": above_zero("a number of cycles/sample", 0.1),
+    "max_offset": above_zero("a number of cycles/sample", 0.2),
 }
 
 #: What receivers have otherwise: an empty codec stands for any, and None for an SNR that is estimated, or no deadline.

@@ -65,7 +65,7 @@ WRONG = {
     "fft_len": [None, 128, 64.5, True, 2**70, *TEXTS],
     "cp_len": [None, 0, 65, 16.5, True, 2**70, *TEXTS],
     "false_alarm_rate": [*NO_AMOUNT, 0.5, float("inf")],
-    "max_offset": [*NO_AMOUNT, 0.2, float("inf")],
+    "max_offset": [*NO_AMOUNT, 0.21, float("inf")],
     "title": [None, *NUMBERS],
     "length": [None, 0, 201, 1.5, True, *TEXTS],
     "compact": [None, 2, 1.5, "no"],

@@ -124,7 +124,7 @@ RED = {
     "server_key": ("server.key",),
     "secret_key": ("radio.key_secret",),
     "false_alarm_rate": ("0", "1", "-1", "float('nan')", "'a'"),
-    "max_offset": ("0", "0.2", "float('nan')", "'a'"),
+    "max_offset": ("0", "0.21", "float('nan')", "'a'"),
     "fft_len": ("128", "64.5", "'a'"),
     "cp_len": ("0", "65", "16.5", "'a'"),
     "suffix": (".txt", "", "png"),
