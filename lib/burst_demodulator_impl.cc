@@ -20,6 +20,9 @@ constexpr size_t MAX_FINISHED = 2;
 // takes time.
 constexpr size_t FORGET = 4096;
 
+// Of a stronger burst's power: what is below is weaker. Gains are measured to about 1 dB.
+constexpr float WEAKER = 0.7f;
+
 // A field of a dictionary, where it is a real number.
 std::optional<double> number(const pmt::pmt_t& dict, const char* key)
 {
@@ -98,8 +101,18 @@ bool burst_demodulator_impl::read_header(detection& found)
     return true;
 }
 
+// Whether a burst goes on below another that begins inside it: that of another transmitter
+// which is weaker. A transmitter that begins a burst has ended its last one, whatever the
+// channel has made of its level since.
+bool burst_demodulator_impl::outlasts(const burst_start& burst, const burst_start& next)
+{
+    return next.gain < WEAKER * burst.gain &&
+           next.header.session() != burst.header.session();
+}
+
 // How many samples belong to the first burst: another that begins inside it cuts it
-// short, where that one's header can be read. False while samples are missing.
+// short, where that one's header can be read and it is not weaker. False while samples are
+// missing.
 bool burst_demodulator_impl::find_end(uint64_t& usable)
 {
     detection& burst = d_detections.front();
@@ -121,6 +134,8 @@ bool burst_demodulator_impl::find_end(uint64_t& usable)
             if (weaker)
                 continue;
         }
+        if (outlasts(*burst.start, *next.start))
+            continue;
         usable = distance;
     }
     return true;
@@ -141,9 +156,8 @@ bool burst_demodulator_impl::look()
                 return false;
             if (d_receiver.header_span() <= int(usable))
                 d_finished.push_back({ burst.start->header,
-                                       d_receiver.read_payload(at(burst.sample),
-                                                               *burst.start,
-                                                               int(usable)),
+                                       d_receiver.read_payload(
+                                           at(burst.sample), *burst.start, int(usable)),
                                        burst.sample });
         }
     }

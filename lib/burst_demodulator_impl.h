@@ -51,6 +51,7 @@ private:
     static std::optional<detection> parse(const tag_t& tag);
     void take(const gr_complex* in, int count);
     bool read_header(detection& found);
+    static bool outlasts(const burst_start& burst, const burst_start& next);
     bool find_end(uint64_t& usable);
     bool look();
     void forget();

@@ -28,6 +28,9 @@ struct burst_header {
         return length == other.length && image == other.image;
     }
 
+    //! The number that tells a transmitter's bursts from others', src/diffjscc/air/header.py.
+    int session() const { return image[0] >> 3; }
+
     //! With version and checksum.
     header_bytes pack() const;
 

@@ -27,7 +27,8 @@ namespace diffjscc {
  * receiver's, less 1) and "burst_start" (integer, where the burst begins in the input).
  *
  * Where another burst with a readable header begins inside a burst, the rest of the first
- * becomes erasures; the first is dropped if not even its header was complete. Two
+ * becomes erasures; the first is dropped if not even its header was complete. A burst of
+ * another session that is more than 1.5 dB weaker does not end it: that one is noise to it. Two
  * detections of one burst, as long echoes cause, give it once. A tag gives nothing if no
  * header can be read behind it. Such tags are counted, and at most every 10 s the number
  * of those with a "metric" too high for a false alarm is logged as a warning, and

@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_demodulator.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(44908ffb5675236d1315c1a40f74d121)                     */
+/* BINDTOOL_HEADER_FILE_HASH(8a1ed61f0180a0ed3996e45eb6ab003b)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>
