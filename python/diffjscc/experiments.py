@@ -17,6 +17,7 @@ from gnuradio import gr
 from diffjscc.errors import extra
 
 from .burst_rx import burst_rx
+from .burst_stages import DETECTOR_DELAY
 from .logs import StatusLog
 from .pdus import LENGTH_TAG
 from .radio_apps import radio_of, run
@@ -187,7 +188,7 @@ class burst_log(gr.basic_block):
         self._take(
             ReceivedBurst(
                 bytes(pmt.u8vector_elements(tags["burst_header"])),
-                pmt.to_long(tags["burst_start"]),
+                pmt.to_long(tags["burst_start"]) - DETECTOR_DELAY,
                 np.concatenate(values),
                 np.concatenate(noise_var),
                 *(pmt.to_double(tags[name]) for name in ("snr_db", "cfo", "clock_offset")),

@@ -10,6 +10,7 @@ from air.signals import gaussian
 from blocks.flowgraphs import MessageSink, SymbolSource, burst_tags, wait_until
 from conftest import photograph
 from gnuradio import blocks, channels, diffjscc, filter, gr
+from gnuradio.diffjscc.burst_stages import DETECTOR_DELAY
 
 from diffjscc.air.modulator import Modulator
 from diffjscc.air.preset import BANDWIDTH, PRESETS, find_preset
@@ -88,7 +89,7 @@ def test_bursts_cross_noise_and_any_carrier_offset(preset, cfo):
     assert [header for header, *_ in received] == [header for header, *_ in sent]
     assert counters["received"] == 12
     for (_, symbols, noise_var, tags), (_, payload, begin) in zip(received, sent):
-        assert tags["burst_start"] == pytest.approx(begin, abs=2)
+        assert tags["burst_start"] - DETECTOR_DELAY == pytest.approx(begin, abs=2)
         assert loss_db(symbols, payload, 10.0) < 1.2
         assert np.mean(noise_var) == pytest.approx(np.mean(np.abs(symbols - payload) ** 2), rel=0.25)
         assert tags["snr_db"] == pytest.approx(10.0, abs=0.7)
