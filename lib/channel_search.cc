@@ -19,6 +19,9 @@ constexpr int ROUNDS = 3;
 // Of the noise, over the power that was received.
 constexpr double LEAST_LEVEL = 1e-9;
 
+// A model whose criterion is higher than the best one's by so much is not tried again.
+constexpr double HOPELESS = 100;
+
 // Phases and the channel that they refer to are estimated in turn.
 constexpr int PHASE_ROUNDS = 3;
 
@@ -61,9 +64,9 @@ searched_channel channel_search::operator()(const resource_grid& as_received,
     MatrixXf weight = MatrixXf::Ones(carriers, symbols);
     double level = first_level(known);
     searched_channel result;
-    fitted_channel best;
+    fitted_channel best, moving;
     phase_track track;
-    bool tracked = false;
+    bool tracked = false, may_move = true;
     for (int round = 0; round < ROUNDS; round++) {
         best = d_fading.still(known, weight, 0);
         tracked = false;
@@ -88,10 +91,14 @@ searched_channel channel_search::operator()(const resource_grid& as_received,
                 tracked = true;
             }
         }
-        const fitted_channel moving = d_fading.moving(known, weight, level);
-        if (moving.score < best.score) {
-            best = moving;
-            tracked = false;
+        if (may_move) {
+            moving = d_fading.moving(known, weight, level, round > 0 ? &moving : nullptr);
+            // Far behind the others it stays there, whatever the weights.
+            may_move = moving.score < best.score + HOPELESS;
+            if (moving.score < best.score) {
+                best = moving;
+                tracked = false;
+            }
         }
         if (!tracked)
             turned = received;

@@ -16,7 +16,7 @@ struct fitted_channel {
     Eigen::VectorXf error; //!< the estimate's mean error variance in each OFDM symbol
     double noise_var;      //!< level of the noise; a profile multiplies it
     double score;          //!< Akaike's criterion; lower is better
-    double doppler;        //!< cycles/OFDM symbol; 0 for a channel that stands still
+    int step; //!< of the Doppler spreads that were tried; -1 for a still channel
 };
 
 /*!
@@ -61,12 +61,20 @@ public:
     fitted_channel
     still(const known_elements& known, const Eigen::MatrixXf& weight, double spent) const;
 
-    //! The best of several Doppler spreads above 0; ``noise_var`` is the level's first guess.
-    fitted_channel
-    moving(const known_elements& known, const Eigen::MatrixXf& weight, double noise_var);
+    /*!
+     * The best of several Doppler spreads above 0.
+     *
+     * \param noise_var  the level's first guess
+     * \param before  what was found with other weights, where to begin; or none
+     */
+    fitted_channel moving(const known_elements& known,
+                          const Eigen::MatrixXf& weight,
+                          double noise_var,
+                          const fitted_channel* before);
 
 private:
     struct equations;
+    struct profile;
     struct slepian {
         Eigen::MatrixXd functions; // symbols × functions
         Eigen::VectorXd powers;
@@ -77,8 +85,12 @@ private:
                      const Eigen::MatrixXcf& basis) const;
     fitted_channel solve(const equations& given,
                          const Eigen::MatrixXd& functions,
-                         const Eigen::VectorXd& prior,
-                         double spent) const;
+                         const Eigen::MatrixXd& variances,
+                         double spent,
+                         bool with_channel) const;
+    profile along(const known_elements& known,
+                  const Eigen::MatrixXf& weight,
+                  const Eigen::VectorXf& taps) const;
     Eigen::VectorXf taps(const resource_grid& channel, double noise_var) const;
     const slepian& functions(int symbols, int steps);
 
