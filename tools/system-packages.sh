@@ -20,6 +20,7 @@ has_browser() { command -v chromium || command -v chromium-browser || command -v
 # Ubuntu's is a snap, under another name.
 browser=chromium
 ! grep -qs '^ID=ubuntu' /etc/os-release || browser=chromium-browser
+has_alsa_plugin() { ls /usr/lib/*/alsa-lib/libasound_module_pcm_"$1".so; }
 has_font() { fc-list | grep -q .; }
 
 need gnuradio /usr/bin/python3 -c 'import gnuradio.gr'
@@ -47,6 +48,10 @@ for group in "$@"; do
             need clang-format command -v clang-format
             need "$browser" has_browser
             need fonts-dejavu-core has_font
+            need pulseaudio command -v pulseaudio
+            need pulseaudio-utils command -v pactl
+            need libasound2-plugins has_alsa_plugin pulse
+            need libhamlib-utils command -v rigctld
             need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
             ;;
         *)

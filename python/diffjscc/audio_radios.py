@@ -82,7 +82,7 @@ def wav_form(path):
     except struct.error:
         raise ValueError(f"{path}: is no WAV file, or ends within its head") from None
     if not (channels and size and length >= size):
-        raise ValueError(f"{path}: holds no samples")
+        raise ValueError(f"{path}: holds no samples, or its recording was interrupted: sox and ffmpeg repair such files")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise ValueError(f"{path}: has {rate} samples/s: expected {LOWEST_RATE} to {HIGHEST_RATE}, convert it first")
     return WavForm(channels, rate, length // size)
@@ -100,9 +100,8 @@ def _read_head(file):
         if name == b"fmt ":
             _, channels, rate, _, size = struct.unpack("<HHIIH", file.read(14))
         elif name == b"data":
-            # A recorder that was interrupted leaves a length of 0, or of too much.
-            left = os.fstat(file.fileno()).st_size - begin
-            return channels, rate, size, min(length, left) or left
+            # What writes to a pipe does not know the length, and says too much.
+            return channels, rate, size, min(length, os.fstat(file.fileno()).st_size - begin)
         # Chunks have an even number of bytes.
         file.seek(begin + length + length % 2)
 

@@ -26,11 +26,18 @@ ATTEMPTS = 3
 _OFF = """
 cat > /dev/null
 for attempt in $(seq {attempts}); do
-    timeout {deadline:g} sh -c {command} && exit 0
+    said=$(timeout {deadline:g} sh -c {command} 2>&1) && case $said in *"{error}"*) ;; *) exit 0 ;; esac
     sleep 1
 done
+echo "$said" >&2
 exit 1
 """
+
+#: Of a command that may have switched on all the same.
+_LATE = "took more than"
+
+#: What rigctl says where it fails, with exit status 0.
+_ERROR = ": error ="
 
 
 class Key:
@@ -71,7 +78,8 @@ class Key:
                 problem = self._run(1)
                 if problem is not None:
                     self.error = ValueError(f"ptt: {problem}; nothing was sent")
-                    self._release()
+                    # What says that it failed did not switch on.
+                    self._release(quiet=_LATE not in problem)
                     return False
             # Time for the first samples.
             self._end = max(self._end, time.monotonic()) + self._tail
@@ -106,12 +114,12 @@ class Key:
                     self._changed.wait(left)
 
     def _start_guard(self):
-        script = _OFF.format(attempts=ATTEMPTS, deadline=DEADLINE, command=shlex.quote(self._with(0)))
+        script = _OFF.format(attempts=ATTEMPTS, deadline=DEADLINE, error=_ERROR, command=shlex.quote(self._with(0)))
         return subprocess.Popen(
             ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
 
-    def _release(self):
+    def _release(self, quiet=False):
         if self._guard is None:
             return
         guard, self._guard = self._guard, None
@@ -120,7 +128,7 @@ class Key:
             problem = f"'{self._with(0)}' failed{_reason(said)}" if guard.returncode else None
         except subprocess.TimeoutExpired:
             problem = f"'{self._with(0)}' does not end"
-        if problem is not None:
+        if problem is not None and not quiet:
             self.error = self.error or ValueError(f"ptt: {problem}")
             self._warn(f"ptt: {problem}: THE TRANSMITTER MAY STILL BE ON, switch it off by hand")
         self._changed.notify_all()
@@ -131,8 +139,9 @@ class Key:
         try:
             done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE)
         except subprocess.TimeoutExpired:
-            return f"'{command}' took more than {DEADLINE:g} s"
-        return f"'{command}' failed{_reason(done.stderr or done.stdout)}" if done.returncode else None
+            return f"'{command}' {_LATE} {DEADLINE:g} s"
+        said = done.stderr + done.stdout
+        return f"'{command}' failed{_reason(said)}" if done.returncode or _ERROR.encode() in said else None
 
     def _with(self, state):
         return self._command.replace(PLACE, str(state)) if PLACE in self._command else f"{self._command} {state}"

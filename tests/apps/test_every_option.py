@@ -25,6 +25,10 @@ WRONG = {
     "--frequency": NO_AMOUNT,
     "--sample-rate": NO_AMOUNT,
     "--bandwidth": NO_AMOUNT,
+    "--audio-rate": ["", "fast", "0", "5999", "192001", "8000.5", "--"],
+    "--ptt": ["", " "],
+    "--lead": [*NO_NUMBER, "-1", "11"],
+    "--tail": [*NO_NUMBER, "-1", "11"],
     "--gain": [*NO_NUMBER, "inf"],
     "--preset": ["", "ofdm128", "--"],
     "--codec": ["", "absent", "mini", "\x01"],
@@ -54,6 +58,7 @@ DEVICE_S_OWN = {"--args", "--antenna"}
 WITH = {
     "--address": "--radio zmq",
     "--frequency": "--radio uhd",
+    "--ptt": "--radio audio",
     "--refiner": "--radio zmq --refine local",
     "--service": "--radio zmq --refine remote",
     "--refine-deadline": "--radio zmq --refine remote",
