@@ -36,7 +36,7 @@ def sample_rate(text):
 def add_options(parser):
     """Adds the options that `radio_of` reads, and those of the air interface and the codec."""
     add = parser.add_argument_group("radio").add_argument
-    add("--radio", dest="kind", choices=KINDS, required=True, help="what sends or receives")
+    add("--radio", dest="kind", choices=KINDS, help="what sends or receives")
     add("--args", default="", help="which device: UHD's address, SoapySDR's arguments, a Pluto's URI or ALSA's name (default: any)")
     add("--address", default=ADDRESS, help="for --radio zmq: where the transmitter listens (default: %(default)s)")
     add("--file", default="", help="for --radio file, complex floats as they are, --radio sigmf and --radio wav")
@@ -64,6 +64,8 @@ def radio_of(arguments: argparse.Namespace):
 
     The sample rate and preset are set in ``arguments`` where they were not given: they depend on the radio.
     """
+    if arguments.kind is None:
+        raise ValueError(f"name a radio: --radio {', '.join(KINDS)}")
     sound = arguments.kind in SOUND
     arguments.preset = arguments.preset or ("hf" if sound else "ofdm256")
     if sound and arguments.preset not in SOUND_PRESETS:
