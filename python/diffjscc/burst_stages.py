@@ -8,7 +8,7 @@ from .arguments import checked
 from .diffjscc_python import burst_demodulator, burst_detector
 
 #: Samples by which burst_detector delays what it passes on, and so the tag burst_start of burst_demodulator.
-DETECTOR_DELAY = 384
+DETECTOR_DELAY = 512
 
 _detector, _demodulator = burst_detector.__init__, burst_demodulator.__init__
 

@@ -74,7 +74,8 @@ def radio_of(arguments: argparse.Namespace):
         raise ValueError(
             f"sample rate {arguments.sample_rate:g}: radio {arguments.kind} has {SOUND_RATE:g}, and a sound card its --audio-rate"
         )
-    arguments.sample_rate = arguments.sample_rate or PRESETS[arguments.preset].sample_rate or SAMPLE_RATES["medium"]
+    if arguments.sample_rate is None:
+        arguments.sample_rate = PRESETS[arguments.preset].sample_rate or SAMPLE_RATES["medium"]
     return Radio(**{field.name: getattr(arguments, field.name) for field in fields(Radio)})
 
 
