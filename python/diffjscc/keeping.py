@@ -26,6 +26,9 @@ SPARED = 1 << 30
 #: Seconds of samples after the burst that are saved, too.
 AFTER = 1.0
 
+#: Seconds that `close` waits for a file to be written.
+CLOSE_TIMEOUT = 30.0
+
 #: Reasons for which bursts are dropped that samples do not explain.
 NO_FAULT = frozenset({"stopped", "queue full"})
 
@@ -81,11 +84,19 @@ class keeper(gr.sync_block):
             self._thread = threading.Thread(target=self._save, args=(", ".join(fresh), self._seen), daemon=True, name="keeper")
             self._thread.start()
 
+    def start(self):
+        self._stopping.clear()
+        return True
+
     def stop(self):
+        self.close()
+        return True
+
+    def close(self):
+        """Saves at once what is to be saved, and waits for it."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(10.0)
-        return True
+            self._thread.join(CLOSE_TIMEOUT)
 
     def _save(self, reason, seen):
         self._stopping.wait(AFTER)

@@ -41,6 +41,9 @@ BARS = "▁▂▃▄▅▆▇█"
 #: Size of a chart, pixels, and the room for its labels.
 WIDTH, HEIGHT, LEFT, BELOW = 420, 200, 44, 24
 
+#: dB between two lines of a chart.
+STEPS = (1, 2, 5, 10, 20, 50, 100)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -139,7 +142,7 @@ class RadioState:
         """The same in one line of at most ``width`` characters; None: the terminal's width."""
         with self._lock:
             snrs = [snr_db for _, snr_db in self._bursts][-12:]
-            words = [time.strftime("%H:%M:%S"), f"{self._count} images"]
+            words = [time.strftime("%H:%M:%S"), f"{self._count} image{'' if self._count == 1 else 's'}"]
             if snrs:
                 words.append(f"SNR {snrs[-1]:.1f} dB {bars(snrs)}")
                 words.append(f"CFO {round(self._cfo):+d} Hz" if math.isfinite(self._cfo) else "")
@@ -237,10 +240,11 @@ class _Axes:
 
     def frame(self) -> str:
         lines = []
-        for value in np.linspace(self.low, self.high, 5):
-            _, y = self.place(self.left, value)
+        step = next((step for step in STEPS if (self.high - self.low) / step <= 5), STEPS[-1])
+        for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1):
+            _, y = self.place(self.left, number * step)
             lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.0f}</text>')
+            lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number * step}</text>')
         lines.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">{escape(self.words[0])}</text>')
         lines.append(f'<text x="{WIDTH - 8}" y="{HEIGHT - 6}" text-anchor="end">{escape(self.words[1])}</text>')
         return "".join(lines)
@@ -279,15 +283,14 @@ def _spectrum_chart(density_db: np.ndarray, rate: float) -> str:
 
 
 def _channel_chart(channel: np.ndarray, rate: float) -> str:
-    values = 20 * np.log10(np.maximum(channel, 1e-9))
-    if not len(values):
+    # Where there is no carrier the channel is not known.
+    known = np.flatnonzero(np.isfinite(channel) & (channel > 0))
+    if not len(known):
         return _nothing("channel")
-    # What is outside the band is unknown.
-    edge = len(values) * 3 // 32
-    inner, half = values[edge : len(values) - edge], rate / 2000
-    places = np.linspace(-half, half, len(values), endpoint=False)[edge : len(values) - edge]
-    axes = _Axes((places[0], places[-1]), _range(inner, 20), (f"{places[0]:.4g}", f"{places[-1]:.4g}"))
-    return _svg(axes.frame() + axes.path(places, inner), "channel")
+    values = 20 * np.log10(channel[known])
+    places = (known / len(channel) - 0.5) * rate / 1000
+    axes = _Axes((places[0], places[-1]), _range(values, 20), (f"{places[0]:.4g}", f"{places[-1]:.4g}"))
+    return _svg(axes.frame() + axes.path(places, values), "channel")
 
 
 def _constellation(points: np.ndarray) -> str:
