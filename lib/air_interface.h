@@ -28,9 +28,13 @@ constexpr int MAX_PAYLOAD = 8191;           // symbols
 
 // Seeds of qpsk_sequence (section 3) for pilots, header elements and payload symbols.
 constexpr uint32_t PILOT_SEED = 1, HEADER_SEED = 2, PAYLOAD_SEED = 3;
+// And for the elements of the callsign.
+constexpr uint32_t CALLSIGN_SEED = 4;
 
 // Section 5, header.
 constexpr int VERSION = 1;
+constexpr int CALLSIGN_VERSION = 2; // a callsign's block follows the header
+constexpr int MIN_CALLSIGN = 3, MAX_CALLSIGN = 13; // characters
 constexpr int VERSION_BITS = 3;
 constexpr int HEADER_BITS = 128;
 constexpr int IMAGE_BITS = 88;

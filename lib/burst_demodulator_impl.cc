@@ -116,7 +116,8 @@ bool burst_demodulator_impl::outlasts(const burst_start& burst, const burst_star
 bool burst_demodulator_impl::find_end(uint64_t& usable)
 {
     detection& burst = d_detections.front();
-    usable = d_receiver.burst_span(burst.start->header.length);
+    const burst_header& header = burst.start->header;
+    usable = d_receiver.burst_span(header.length, header.with_callsign);
     for (size_t i = 1; i < d_detections.size(); i++) {
         detection& next = d_detections[i];
         const uint64_t distance = next.sample - burst.sample;
@@ -154,7 +155,8 @@ bool burst_demodulator_impl::look()
         if (!burst.duplicate) {
             if (end() < burst.sample + usable)
                 return false;
-            if (d_receiver.header_span() <= int(usable))
+            if (d_receiver.burst_span(1, burst.start->header.with_callsign) <=
+                int(usable))
                 d_finished.push_back({ burst.start->header,
                                        d_receiver.read_payload(
                                            at(burst.sample), *burst.start, int(usable)),
@@ -225,6 +227,12 @@ void burst_demodulator_impl::send(gr_complex* symbols,
             };
             for (const auto& [key, value] : tags)
                 add_item_tag(0, offset, pmt::intern(key), value, alias_pmt());
+            if (!payload.callsign.empty())
+                add_item_tag(0,
+                             offset,
+                             pmt::intern("callsign"),
+                             pmt::intern(payload.callsign),
+                             alias_pmt());
             const int fft_len = payload.channel.size();
             if (channels + fft_len <= channel_room) {
                 add_item_tag(2,

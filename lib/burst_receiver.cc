@@ -21,6 +21,7 @@ constexpr double FINER_SEARCH = 1e-3;
 
 burst_receiver::burst_receiver(int fft_len, int cp_len)
     : d_preset(fft_len, cp_len),
+      d_callsign_code(CALLSIGN_SEED),
       d_ofdm(d_preset),
       d_preamble(d_preset),
       d_phase(d_preset),
@@ -38,9 +39,16 @@ int burst_receiver::header_span() const
     return burst_span(1);
 }
 
-int burst_receiver::burst_span(int length) const
+// OFDM symbols before the payload. A callsign takes as many as the header.
+int burst_receiver::symbols_in_front(bool with_callsign) const
 {
-    const int symbols = d_preset.header_symbols + d_preset.payload_symbols(length);
+    return d_preset.header_symbols * (with_callsign ? 2 : 1);
+}
+
+int burst_receiver::burst_span(int length, bool with_callsign) const
+{
+    const int symbols =
+        symbols_in_front(with_callsign) + d_preset.payload_symbols(length);
     return PREAMBLE_LEN + symbols * d_preset.symbol_len();
 }
 
@@ -75,13 +83,13 @@ std::optional<burst_start> burst_receiver::read_header(const gr_complex* samples
                         tones };
 }
 
-// What the header's OFDM symbols hold, pilots included.
-resource_grid burst_receiver::sent_header(const burst_header& header) const
+// What the OFDM symbols hold that a burst begins with, pilots included.
+resource_grid burst_receiver::sent_in_front(const std::vector<gr_complex>& elements) const
 {
-    resource_grid sent(d_preset.carriers.size(), d_preset.header_symbols);
-    const auto elements = d_code.encode(header.pack());
+    const int symbols = elements.size() / d_preset.data_per_symbol;
+    resource_grid sent(d_preset.carriers.size(), symbols);
     auto element = elements.begin();
-    for (int symbol = 0; symbol < d_preset.header_symbols; symbol++) {
+    for (int symbol = 0; symbol < symbols; symbol++) {
         const int pattern = symbol % PILOT_SPACING;
         for (int i : d_preset.data_positions[pattern])
             sent(i, symbol) = *element++;
@@ -92,27 +100,60 @@ resource_grid burst_receiver::sent_header(const burst_header& header) const
     return sent;
 }
 
+// The callsign by the header's channel; empty where it cannot be read. The samples are
+// taken, and times count from the header's middle.
+std::string burst_receiver::read_callsign(const resource_grid& header,
+                                          int window,
+                                          const Eigen::VectorXd& times)
+{
+    const int in_header = d_preset.header_symbols, in_front = symbols_in_front(true);
+    const resource_grid received = d_ofdm.transform(in_front, window);
+    const Eigen::VectorXcf channel =
+        d_channel.from_header(received.leftCols(in_header), header).channel;
+    const double offset =
+        d_phase.coarse_offset(received, channel, times.head(in_front), FINER_SEARCH);
+    std::vector<gr_complex> elements;
+    for (int symbol = in_header; symbol < in_front; symbol++) {
+        const gr_complex turn(std::polar(1.0, -offset * times(symbol)));
+        for (int i : d_preset.data_positions[symbol % PILOT_SPACING])
+            elements.push_back(received(i, symbol) * std::conj(channel(i)) * turn);
+    }
+    return unpack_callsign(d_callsign_code.decode(elements)).value_or("");
+}
+
 burst_payload burst_receiver::read_payload(const gr_complex* samples,
                                            const burst_start& start,
                                            int usable)
 {
     const int in_header = d_preset.header_symbols;
+    const int in_front = symbols_in_front(start.header.with_callsign);
     const int length = start.header.length;
     // OFDM symbols whose FFT lies before the end of what is usable.
     const int symbols = std::clamp((usable - PREAMBLE_LEN) / d_preset.symbol_len(),
-                                   in_header,
-                                   in_header + d_preset.payload_symbols(length));
+                                   in_front,
+                                   in_front + d_preset.payload_symbols(length));
     d_ofdm.take(samples, PREAMBLE_LEN + symbols * d_preset.symbol_len(), start.cfo);
     std::vector<double> tones = start.tones;
     for (double& tone : tones)
         tone -= start.cfo;
     d_tones.subtract(d_ofdm.samples(), d_ofdm.count(), tones);
     d_impulses(d_ofdm.samples(), d_ofdm.count());
-    const resource_grid sent = sent_header(start.header);
+    std::vector<gr_complex> elements = d_code.encode(start.header.pack());
+    const resource_grid header = sent_in_front(elements);
     // That of the header's channel estimate is the mean over the header.
     Eigen::VectorXd times = d_ofdm.times(symbols, start.window);
     const double reference = (times(0) + times(in_header - 1)) / 2;
     times.array() -= reference;
+    // A callsign that was read is known, as the header is.
+    std::string callsign;
+    resource_grid sent = header;
+    if (start.header.with_callsign)
+        callsign = read_callsign(header, start.window, times);
+    if (!callsign.empty()) {
+        const auto more = d_callsign_code.encode(pack_callsign(callsign));
+        elements.insert(elements.end(), more.begin(), more.end());
+        sent = sent_in_front(elements);
+    }
 
     resource_grid received;
     phase_plane plane{};
@@ -120,7 +161,7 @@ burst_payload burst_receiver::read_payload(const gr_complex* samples,
     for (int pass = 0; pass < 2; pass++) {
         received = d_ofdm.transform(symbols, start.window);
         const auto [channel, noise_var] =
-            d_channel.from_header(received.leftCols(in_header), sent);
+            d_channel.from_header(received.leftCols(in_header), header);
         const double coarse =
             d_phase.coarse_offset(received, channel, times, FINER_SEARCH);
         d_phase.undo(received, { 0, coarse, 0 }, times);
@@ -148,7 +189,8 @@ burst_payload burst_receiver::read_payload(const gr_complex* samples,
         break;
     }
 
-    burst_payload payload{ d_equaliser(received, estimate, length) };
+    burst_payload payload{ d_equaliser(received, estimate, in_front, length) };
+    payload.callsign = callsign;
     payload.snr_db = estimate.snr_db;
     payload.cfo = start.cfo + plane.offset / (2 * M_PI);
     // Samples that come late turn the phase of high carriers back.

@@ -10,6 +10,7 @@
 #include "impulse_blanker.h"
 #include "phase_estimator.h"
 #include "preamble_estimator.h"
+#include "slip_finder.h"
 #include "tone_canceller.h"
 
 namespace gr {
@@ -33,6 +34,9 @@ struct burst_payload : equalised_payload {
     double cfo;    //!< carrier offset, cycles/sample
     //! The transmitter's sampling period over the receiver's, less 1.
     double clock_offset;
+    //! Samples that a radio or its driver lost within the burst, as far as they were found.
+    int missing = 0;
+    std::string callsign; //!< empty where the burst has none, or it cannot be read
 };
 
 /*!
@@ -68,7 +72,7 @@ public:
     int header_span() const;
 
     //! Samples, from the tagged one, of a burst with a payload of ``length`` symbols.
-    int burst_span(int length) const;
+    int burst_span(int length, bool with_callsign = false) const;
 
     //! The start of the burst at ``samples``, nothing where there is no header; ``cfo``
     //! is the detector's, cycles/sample. Samples from -MARGIN on are read.
@@ -78,8 +82,8 @@ public:
      * The payload behind a header.
      *
      * \param samples  those that `read_header` was given
-     * \param usable  samples, from the tagged one, that are this burst's, at least
-     *                `header_span`; symbols beyond are erasures
+     * \param usable  samples, from the tagged one, that are this burst's; at least those of
+     *                one with a single symbol. Symbols beyond are erasures
      */
     burst_payload
     read_payload(const gr_complex* samples, const burst_start& start, int usable);
@@ -87,10 +91,13 @@ public:
     const preset& parameters() const { return d_preset; }
 
 private:
-    resource_grid sent_header(const burst_header& header) const;
+    int symbols_in_front(bool with_callsign) const;
+    resource_grid sent_in_front(const std::vector<gr_complex>& elements) const;
+    std::string
+    read_callsign(const resource_grid& header, int window, const Eigen::VectorXd& times);
 
     const preset d_preset;
-    const header_code d_code;
+    const header_code d_code, d_callsign_code;
     ofdm_demodulator d_ofdm;
     const preamble_estimator d_preamble;
     const phase_estimator d_phase;
@@ -100,6 +107,7 @@ private:
     tone_canceller d_tones;
     impulse_blanker d_impulses;
     channel_search d_search;
+    slip_finder d_slips;
 };
 
 } // namespace diffjscc

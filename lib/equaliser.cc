@@ -18,13 +18,14 @@ equaliser::equaliser(const preset& parameters)
 
 equalised_payload equaliser::operator()(const resource_grid& received,
                                         const channel_estimate& estimate,
+                                        int first,
                                         int length) const
 {
     equalised_payload payload;
     payload.symbols.assign(length, 0);
     payload.noise_var.assign(length, std::numeric_limits<float>::infinity());
     int at = 0;
-    for (int symbol = d_preset.header_symbols; symbol < received.cols(); symbol++) {
+    for (int symbol = first; symbol < received.cols(); symbol++) {
         for (int i : d_preset.data_positions[symbol % PILOT_SPACING]) {
             if (at == length)
                 break;

@@ -29,10 +29,11 @@ class equaliser
 public:
     explicit equaliser(const preset& parameters);
 
-    //! The ``length`` symbols behind the header. Those beyond the grid's end are
+    //! The ``length`` symbols from OFDM symbol ``first`` on. Those beyond the grid's end are
     //! erasures: 0, with infinite noise variance.
     equalised_payload operator()(const resource_grid& received,
                                  const channel_estimate& estimate,
+                                 int first,
                                  int length) const;
 
 private:

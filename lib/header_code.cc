@@ -22,6 +22,22 @@ constexpr int CRC_BYTES = CRC_BITS / 8;
 constexpr int BODY_BYTES = HEADER_BITS / 8 - CRC_BYTES;
 constexpr int VERSION_SHIFT = 8 - VERSION_BITS; // in the first byte
 
+static_assert(BODY_BYTES == MAX_CALLSIGN);
+
+void add_checksum(header_bytes& bytes)
+{
+    const uint32_t checksum = crc24(bytes.data(), BODY_BYTES);
+    for (int i = 0; i < CRC_BYTES; i++)
+        bytes[BODY_BYTES + i] = checksum >> (8 * (CRC_BYTES - 1 - i));
+}
+
+bool intact(const header_bytes& bytes)
+{
+    header_bytes again = bytes;
+    add_checksum(again);
+    return again == bytes;
+}
+
 // Three coded bits for a register whose highest bit is the current one.
 int coded(int reg)
 {
@@ -87,31 +103,53 @@ uint32_t crc24(const uint8_t* data, int count)
 
 header_bytes burst_header::pack() const
 {
-    header_bytes bytes{ uint8_t(VERSION << VERSION_SHIFT | length >> 8),
+    const int version = with_callsign ? CALLSIGN_VERSION : VERSION;
+    header_bytes bytes{ uint8_t(version << VERSION_SHIFT | length >> 8),
                         uint8_t(length) };
     std::copy(image.begin(), image.end(), bytes.begin() + 2);
-    const uint32_t checksum = crc24(bytes.data(), BODY_BYTES);
-    for (int i = 0; i < CRC_BYTES; i++)
-        bytes[BODY_BYTES + i] = checksum >> (8 * (CRC_BYTES - 1 - i));
+    add_checksum(bytes);
     return bytes;
 }
 
 std::optional<burst_header> burst_header::unpack(const header_bytes& bytes)
 {
-    uint32_t checksum = 0;
-    for (int i = 0; i < CRC_BYTES; i++)
-        checksum = checksum << 8 | bytes[BODY_BYTES + i];
+    const int version = bytes[0] >> VERSION_SHIFT;
     // Lengths have as many bits as MAX_PAYLOAD, which is all ones.
-    burst_header header{ (bytes[0] << 8 | bytes[1]) & MAX_PAYLOAD, {} };
-    if (checksum != crc24(bytes.data(), BODY_BYTES) ||
-        bytes[0] >> VERSION_SHIFT != VERSION || header.length == 0)
+    burst_header header{ (bytes[0] << 8 | bytes[1]) & MAX_PAYLOAD,
+                         {},
+                         version == CALLSIGN_VERSION };
+    if (!intact(bytes) || (version != VERSION && version != CALLSIGN_VERSION) ||
+        header.length == 0)
         return std::nullopt;
     std::copy_n(bytes.begin() + 2, header.image.size(), header.image.begin());
     return header;
 }
 
-header_code::header_code()
-    : d_scramble(qpsk_sequence(HEADER_ELEMENTS, HEADER_SEED)),
+header_bytes pack_callsign(const std::string& callsign)
+{
+    header_bytes bytes{};
+    std::copy_n(
+        callsign.begin(), std::min<size_t>(callsign.size(), MAX_CALLSIGN), bytes.begin());
+    add_checksum(bytes);
+    return bytes;
+}
+
+std::optional<std::string> unpack_callsign(const header_bytes& bytes)
+{
+    const auto end = bytes.begin() + MAX_CALLSIGN;
+    const auto zero = std::find(bytes.begin(), end, 0);
+    const std::string callsign(bytes.begin(), zero);
+    const bool characters = std::all_of(callsign.begin(), callsign.end(), [](char c) {
+        return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '/' || c == '-';
+    });
+    const bool padded = std::all_of(zero, end, [](uint8_t byte) { return byte == 0; });
+    if (!intact(bytes) || !characters || !padded || callsign.size() < MIN_CALLSIGN)
+        return std::nullopt;
+    return callsign;
+}
+
+header_code::header_code(uint32_t seed)
+    : d_scramble(qpsk_sequence(HEADER_ELEMENTS, seed)),
       d_order(scattered_order(CODED))
 {
 }

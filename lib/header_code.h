@@ -7,6 +7,7 @@
 #include "air_interface.h"
 #include <gnuradio/gr_complex.h>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace gr {
@@ -22,10 +23,12 @@ using header_bytes = std::array<uint8_t, HEADER_BITS / 8>;
 struct burst_header {
     int length; //!< payload symbols, 1 … MAX_PAYLOAD
     std::array<uint8_t, IMAGE_BITS / 8> image;
+    bool with_callsign = false; //!< whether a callsign's block follows
 
     bool operator==(const burst_header& other) const
     {
-        return length == other.length && image == other.image;
+        return length == other.length && image == other.image &&
+               with_callsign == other.with_callsign;
     }
 
     //! The number that tells a transmitter's bursts from others', src/diffjscc/air/header.py.
@@ -37,6 +40,12 @@ struct burst_header {
     //! Nothing where the checksum or the version is wrong, or the length is 0.
     static std::optional<burst_header> unpack(const header_bytes& bytes);
 };
+
+//! A callsign's block: its characters, zeros behind them, and the checksum.
+header_bytes pack_callsign(const std::string& callsign);
+
+//! Nothing where the checksum is wrong, or what is there is no callsign.
+std::optional<std::string> unpack_callsign(const header_bytes& bytes);
 
 /*!
  * The header's code (docs/air-interface.md, section 5): 128 bits with a CRC-24, a
@@ -54,7 +63,8 @@ struct burst_header {
 class header_code
 {
 public:
-    header_code();
+    //! \param seed  of the scrambling: the header's, or the callsign's
+    explicit header_code(uint32_t seed = HEADER_SEED);
 
     /*!
      * \param elements  HEADER_ELEMENTS matched-filter outputs y·conj(h), at any level

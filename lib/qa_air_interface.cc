@@ -43,6 +43,9 @@ BOOST_AUTO_TEST_CASE(constants_are_the_transmitters)
 {
     const std::map<std::string, double> ours = {
         { "VERSION", VERSION },
+        { "CALLSIGN_VERSION", CALLSIGN_VERSION },
+        { "MIN_CALLSIGN", MIN_CALLSIGN },
+        { "MAX_CALLSIGN", MAX_CALLSIGN },
         { "CHIRP_LEN", CHIRP_LEN },
         { "PREAMBLE_LEN", PREAMBLE_LEN },
         { "BANDWIDTH", BANDWIDTH },
@@ -53,6 +56,7 @@ BOOST_AUTO_TEST_CASE(constants_are_the_transmitters)
         { "PILOT_SEED", PILOT_SEED },
         { "HEADER_SEED", HEADER_SEED },
         { "PAYLOAD_SEED", PAYLOAD_SEED },
+        { "CALLSIGN_SEED", CALLSIGN_SEED },
         { "HEADER_BITS", HEADER_BITS },
         { "VERSION_BITS", VERSION_BITS },
         { "IMAGE_BITS", IMAGE_BITS },
@@ -151,6 +155,41 @@ BOOST_AUTO_TEST_CASE(headers_are_the_transmitters)
         BOOST_REQUIRE(read);
         BOOST_TEST((*read == header));
     }
+}
+
+BOOST_AUTO_TEST_CASE(callsigns_are_the_transmitters)
+{
+    const header_code code(CALLSIGN_SEED);
+    for (const auto& [key, theirs] : vectors().get_child("callsigns")) {
+        const auto callsign = theirs.get<std::string>("callsign");
+        BOOST_TEST(bit_digits(pack_callsign(callsign)) ==
+                   theirs.get<std::string>("bits"));
+        const auto elements = unit_values(theirs.get<std::string>("elements"), 0);
+        check_equal(code.encode(pack_callsign(callsign)), elements, 1e-6f);
+        BOOST_TEST(unpack_callsign(code.decode(elements)).value_or("") == callsign);
+    }
+    for (const char* wrong : { "", "A1", "n0call", "N0 CALL", "N0CALL_1" })
+        BOOST_TEST(!unpack_callsign(pack_callsign(wrong)));
+}
+
+BOOST_AUTO_TEST_CASE(a_burst_with_a_callsign_is_received)
+{
+    const json& burst = vectors().get_child("burst_with_callsign");
+    const json& preset =
+        vectors().get_child("presets." + burst.get<std::string>("preset"));
+    burst_receiver receiver(preset.get<int>("fft_len"), preset.get<int>("cp_len"));
+    const auto payload = complex_numbers(preset.get_child("burst.payload"));
+    auto samples = complex_numbers(burst.get_child("samples"));
+    const int count = samples.size();
+    BOOST_TEST(count == receiver.burst_span(payload.size(), true));
+    samples.insert(samples.begin(), burst_receiver::MARGIN, 0);
+    const gr_complex* first = samples.data() + burst_receiver::MARGIN;
+    const auto start = receiver.read_header(first, 0);
+    BOOST_REQUIRE(start);
+    BOOST_TEST(start->header.with_callsign);
+    const auto received = receiver.read_payload(first, *start, count);
+    BOOST_TEST(received.callsign == burst.get<std::string>("callsign"));
+    check_equal(received.symbols, payload, 0.02f);
 }
 
 BOOST_AUTO_TEST_CASE(bursts_of_the_transmitter_are_received)

@@ -45,8 +45,8 @@ struct burst {
 BOOST_AUTO_TEST_CASE(symbols_come_back_with_gain_one_and_their_own_noise_variance)
 {
     const burst sent;
-    const auto [symbols, noise_var] =
-        equaliser(sent.parameters)(sent.received, sent.estimate, sent.length);
+    const auto [symbols, noise_var] = equaliser(sent.parameters)(
+        sent.received, sent.estimate, sent.parameters.header_symbols, sent.length);
     BOOST_REQUIRE_EQUAL(symbols.size(), sent.length);
     BOOST_REQUIRE_EQUAL(noise_var.size(), sent.length);
     int at = 0;
@@ -69,7 +69,11 @@ BOOST_AUTO_TEST_CASE(what_was_not_received_is_an_erasure)
     burst sent;
     const int received = sent.parameters.header_symbols + 1;
     const auto [symbols, noise_var] = equaliser(sent.parameters)(
-        sent.received.leftCols(received), sent.estimate, sent.length);
+
+        sent.received.leftCols(received),
+        sent.estimate,
+        sent.parameters.header_symbols,
+        sent.length);
     for (int at = 0; at < sent.length; at++) {
         const bool there = at < sent.parameters.data_per_symbol;
         BOOST_TEST(std::isfinite(noise_var[at]) == there);
@@ -81,8 +85,8 @@ BOOST_AUTO_TEST_CASE(a_carrier_without_gain_has_huge_noise_and_finite_symbols)
 {
     burst sent;
     sent.estimate.channel.setZero();
-    const auto [symbols, noise_var] =
-        equaliser(sent.parameters)(sent.received, sent.estimate, sent.length);
+    const auto [symbols, noise_var] = equaliser(sent.parameters)(
+        sent.received, sent.estimate, sent.parameters.header_symbols, sent.length);
     for (int at = 0; at < sent.length; at++) {
         BOOST_TEST(std::isfinite(std::abs(symbols[at])));
         BOOST_TEST(noise_var[at] > 1e20f);

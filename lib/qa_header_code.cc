@@ -110,7 +110,7 @@ BOOST_AUTO_TEST_CASE(other_versions_and_empty_payloads_are_refused)
         return burst_header::unpack(bytes);
     };
     BOOST_TEST(checked(VERSION << 5, 1).has_value());
-    BOOST_TEST(!checked((VERSION + 1) << 5, 1).has_value());
+    BOOST_TEST(!checked((CALLSIGN_VERSION + 1) << 5, 1).has_value());
     BOOST_TEST(!checked(0, 1).has_value());
     BOOST_TEST(!checked(VERSION << 5, 0).has_value());
 }

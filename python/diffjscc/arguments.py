@@ -12,6 +12,7 @@ import numbers
 import os
 from pathlib import Path
 
+from diffjscc.air.callsign import EXPECTED, check_callsign
 from diffjscc.air.peaks import AUTO
 from diffjscc.air.preset import MAX_PAYLOAD, PRESETS
 from diffjscc.errors import one_line
@@ -182,6 +183,14 @@ def effort(name, value):
     return _parsed(parse_effort, "a whole number of steps")(name, value)
 
 
+def callsign(name, value):
+    """A callsign in capitals, or "" for none."""
+    try:
+        return check_callsign(value)
+    except ValueError:
+        raise refuse(name, value, EXPECTED) from None
+
+
 def amplitude(name, value):
     """An amplitude, as float. A number or its text."""
     try:
@@ -209,6 +218,7 @@ CHECKS = {
     "preset": one_of(*PRESETS),
     "burst_symbols": whole("symbols", 1, MAX_PAYLOAD),
     "clip_db": clip,
+    "callsign": callsign,
     "amplitude": amplitude,
     "folder": folder,
     "suffix": one_of(*SUFFIXES),

@@ -44,6 +44,8 @@ class burst_tx(gr.basic_block):
     gap            silent samples after a burst
     guard          silent samples after an image's last burst, which flush the filters and detectors that follow
     length_tag     name of the input's length tag
+    callsign       that each burst carries, as the law asks of amateurs: 3 to 13 of A to Z, 0 to 9, / and -; "" for none. It
+                   takes as much air as the header
 
     A burst that is incomplete, has no valid header or does not fit the air interface is counted, logged and dropped. So are
     bursts whose samples have not all been sent when the flowgraph stops.
@@ -51,9 +53,9 @@ class burst_tx(gr.basic_block):
     """
 
     @checked()
-    def __init__(self, preset="ofdm256", burst_symbols=6144, clip_db=9.0, gap=64, guard=2304, length_tag=LENGTH_TAG):
+    def __init__(self, preset="ofdm256", burst_symbols=6144, clip_db=9.0, gap=64, guard=2304, length_tag=LENGTH_TAG, callsign=""):
         gr.basic_block.__init__(self, name="burst_tx", in_sig=[np.complex64], out_sig=[np.complex64])
-        self._modulator = Modulator(find_preset(preset), clip_db)
+        self._modulator = Modulator(find_preset(preset), clip_db, callsign)
         self._burst_symbols, self._gap, self._guard = burst_symbols, gap, guard
         self._length_tag = length_tag
         self._session = secrets.randbelow(SESSION_PERIOD)

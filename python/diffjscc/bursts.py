@@ -9,7 +9,7 @@ import pmt
 from diffjscc.air.header import Fragment, unpack_image
 from diffjscc.symbols import ImageHeader
 
-from .pdus import BURST_HEADER_TAG, HEADER_TAG, SNR_TAG, header_from_pmt
+from .pdus import BURST_HEADER_TAG, CALLSIGN, HEADER_TAG, SNR_TAG, header_from_pmt
 
 _HEADER = pmt.symbol_to_string(HEADER_TAG)
 _BURST_HEADER = pmt.symbol_to_string(BURST_HEADER_TAG)
@@ -36,6 +36,7 @@ class Burst:
     noise_var  float32, of the values; None where it is not known
     snr_db     from the SNR tag, None where there was none
     fragment   which part of the image it is; None for all of it
+    callsign   of the transmitter, "" where it is not known
     """
 
     header: ImageHeader | None
@@ -44,6 +45,7 @@ class Burst:
     snr_db: float | None = None
     problem: Dropped | None = None
     fragment: Fragment | None = None
+    callsign: str = ""
 
 
 class BurstAssembler:
@@ -114,7 +116,9 @@ class BurstAssembler:
         length = pmt.to_long(length) if length is not None and pmt.is_integer(length) else None
         snr_db = tags.get(_SNR)
         snr_db = pmt.to_double(snr_db) if snr_db is not None and pmt.is_real(snr_db) else None
-        burst = Burst(None, np.zeros(0, np.complex64), snr_db=snr_db)
+        callsign = tags.get(CALLSIGN)
+        callsign = pmt.symbol_to_string(callsign) if callsign is not None and pmt.is_symbol(callsign) else ""
+        burst = Burst(None, np.zeros(0, np.complex64), snr_db=snr_db, callsign=callsign)
         try:
             if _HEADER in tags:
                 burst.header = header_from_pmt(tags[_HEADER])

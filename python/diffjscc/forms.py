@@ -8,6 +8,7 @@ wrong type is as wrong as any other.
 import os
 import re
 
+from diffjscc.air.callsign import check_callsign
 from diffjscc.hub import find_model
 from diffjscc.symbols import check_rate, parse_rate
 
@@ -49,6 +50,14 @@ def is_address(address):
     """Whether this is how ZeroMQ writes an address, with a port that exists."""
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     return match is not None and 0 < int(match["port"] or 1) < 65536
+
+
+def is_callsign(callsign):
+    """Whether this may be sent as a callsign, or is empty."""
+    try:
+        return check_callsign(callsign) is not None
+    except ValueError:
+        return False
 
 
 def _has(name, part):

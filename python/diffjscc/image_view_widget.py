@@ -36,6 +36,8 @@ from PyQt5.QtWidgets import (
 from diffjscc.errors import one_line
 from diffjscc.images import write_image
 
+from .pdus import CALLSIGN
+
 #: Size of a flowgraph's window at first, pixels, where what it holds does not need more.
 FIRST_SIZE = QSize(700, 700)
 
@@ -368,12 +370,14 @@ def proposed_name(reception):
 
 
 def describe(reception):
-    """One line about an image: id, size, rate, SNR, PSNR where the original is known, and whether part of it was lost."""
+    """One line about an image: id, callsign, size, rate, SNR, PSNR where the original is known, and whether part of it was lost."""
     metadata = reception.metadata
     parts = [f"image {metadata['image_id']}"] if "image_id" in metadata else []
     parts += [f"{metadata[key]}" for key in ("rate",) if key in metadata]
     size = next(iter(reception.pixels.values())).shape
     parts.insert(1, f"{size[1]}×{size[0]}")
+    if metadata.get(CALLSIGN):
+        parts.insert(1, f"from {metadata[CALLSIGN]}")
     if isinstance(metadata.get("snr_db"), (int, float)):
         parts.append(f"SNR {metadata['snr_db']:.1f} dB")
     for stage, name in (("initial", "PSNR"), ("refined", "refined PSNR")):

@@ -103,7 +103,8 @@ class Incoming:
             if noise_var is None:
                 noise_var = np.full(len(burst.values), noise_variance(snr_db), np.float32)
             with self._lock:
-                self.ended.extend(self._gatherer.push(burst.fragment, burst.values, noise_var, snr_db, time.monotonic()))
+                now, callsign = time.monotonic(), burst.callsign
+                self.ended.extend(self._gatherer.push(burst.fragment, burst.values, noise_var, snr_db, now, callsign))
 
     def _tell_untagged(self):
         fresh, self._untagged_told = self._assembler.untagged - self._untagged_told, self._assembler.untagged

@@ -52,8 +52,8 @@ class jscc_sink(gr.sync_block):
     of ImageHeader), or ``burst_header`` (a fragment of an image off the air), and a length tag; an optional tag
     ``snr_db`` tells its SNR. With ``csi`` a second input, float: the noise variance of each symbol, +inf for an erasure.
     Output, message port ``images``: PDU {image_id, width, height, codec, rate, tx_snr_db, snr_db, truncated,
-    stage: "initial"} · u8vector RGB, as soon as an image is decoded; message port ``refined``: the same with
-    stage "refined", when it is ready; message port ``status``: what is logged, see StatusLog.
+    stage: "initial"; callsign, where bursts carry one} · u8vector RGB, as soon as an image is decoded; message port
+    ``refined``: the same with stage "refined", when it is ready; message port ``status``: what is logged, see StatusLog.
 
     codec        codec that bursts must name, by name or folder; "" for whichever codec they name of those that are installed
                  when the flowgraph is built; or the codec itself, such as `load_codec` gives it
@@ -258,13 +258,14 @@ class jscc_sink(gr.sync_block):
         """A Burst, or the (ImageHeader, Reception) of an image in fragments → (pixels, metadata). Raises Dropped."""
         if isinstance(burst, tuple):
             header, reception = burst
+            callsign = reception.callsign
             pixels, snr_db, truncated = self._receiver.decode_reception(reception, header)
         else:
             if burst.problem is not None:
                 raise burst.problem
-            header = burst.header
+            header, callsign = burst.header, burst.callsign
             pixels, snr_db, truncated = self._receiver.decode(burst.values, header, burst.snr_db)
-        return pixels, received_metadata(header, snr_db, truncated)
+        return pixels, received_metadata(header, snr_db, truncated, callsign)
 
     def _decoded(self, burst, image):
         pixels, metadata = image

@@ -18,7 +18,7 @@ class jscc_tx(gr.hier_block2):
     jscc_source.
 
     source, repeat, codec, rate, snr_db, device, effort    as in jscc_source
-    preset, burst_symbols, clip_db, gap, guard             as in burst_tx
+    preset, burst_symbols, clip_db, gap, guard, callsign   as in burst_tx
     amplitude                                              of the samples: 1 for unit mean power within a burst
 
     Raises ValueError, one line, for an argument that cannot be.
@@ -40,10 +40,11 @@ class jscc_tx(gr.hier_block2):
         amplitude=1.0,
         device="cpu",
         effort=0,
+        callsign="",
     ):
         gr.hier_block2.__init__(self, "jscc_tx", gr.io_signature(0, 0, 0), gr.io_signature(1, 1, gr.sizeof_gr_complex))
         self._source = jscc_source(source, repeat, codec, rate, snr_db, guard=1, device=device, effort=effort)
-        self._bursts = burst_tx(preset, burst_symbols, clip_db, gap, guard)
+        self._bursts = burst_tx(preset, burst_symbols, clip_db, gap, guard, callsign=callsign)
         self._scale = blocks.multiply_const_cc(amplitude)
         self.message_port_register_hier_in("images")
         self.message_port_register_hier_out("originals")

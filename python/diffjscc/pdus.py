@@ -30,6 +30,9 @@ BURST_HEADER_TAG = pmt.intern("burst_header")
 #: Key of the optional tag that tells a burst's SNR at the receiver, dB.
 SNR_TAG = pmt.intern("snr_db")
 
+#: Key of the tag, and in an image PDU's metadata, that tells the transmitter's callsign, where its bursts carry one.
+CALLSIGN = "callsign"
+
 #: Key of the tag on the first of the known symbols behind a burst: their number. They are in no burst.
 REFERENCE_TAG = pmt.intern("reference")
 
@@ -50,9 +53,10 @@ def header_from_pmt(message):
     return ImageHeader.from_dict(metadata_from_pmt(message))
 
 
-def received_metadata(header, snr_db, truncated):
-    """Metadata of a decoded image's PDU."""
-    return header.to_dict() | {"snr_db": snr_db, "truncated": truncated, "stage": "initial"}
+def received_metadata(header, snr_db, truncated, callsign=""):
+    """Metadata of a decoded image's PDU; the callsign only where there is one."""
+    metadata = header.to_dict() | {"snr_db": snr_db, "truncated": truncated, "stage": "initial"}
+    return metadata | {CALLSIGN: callsign} if callsign else metadata
 
 
 def metadata_from_pmt(message):

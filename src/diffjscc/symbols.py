@@ -156,12 +156,14 @@ class Reception:
     noise_var  float32 (K,), variance σ² of the noise on each *complex* symbol; +inf marks an erasure
     snr_db     SNR at the receiver, dB
     fading     flat-fading gain h that was equalised, for codecs that are told it (Rayleigh CSI)
+    callsign   of the transmitter, where its bursts carried one that could be read
     """
 
     values: np.ndarray
     noise_var: np.ndarray
     snr_db: float
     fading: complex = 1.0
+    callsign: str = ""
 
     def __post_init__(self):
         parse_snr_db(self.snr_db)

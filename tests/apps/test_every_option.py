@@ -38,6 +38,7 @@ WRONG = {
     "--effort": ["", "much", "-1", "1.5", "10001", "--"],
     "--burst-symbols": ["", "many", "0", "8192", "1.5", "--"],
     "--clip": [*NO_NUMBER, "0", "-3"],
+    "--callsign": ["A1", "N0CALL-PORTABLE", "N0 CALL", "N0CALL_1"],
     "--amplitude": NO_AMOUNT,
     "--out": ["/dev/null/folder", "/proc/absent"],
     "--refine": ["", "elsewhere"],

@@ -114,6 +114,7 @@ RED = {
     "length_tag": ("",),
     "device": ("toaster", "", "3", "cuda:x"),
     "burst_symbols": ("0", "8192", "1.5", "'a'"),
+    "callsign": ("A1", "N0CALL-PORTABLE", "N0 CALL", "N0CALL_1", "3"),
     "clip_db": ("0", "-3", "float('inf')", "float('nan')", "'a'", ""),
     "amplitude": ("0", "-1", "float('inf')", "float('nan')", "'a'"),
     "queue_size": ("0", "1.5", "'a'", ""),
@@ -178,7 +179,7 @@ def test_an_empty_folder_is_red_where_images_must_go_somewhere(platform):
     ("name", "parameters"),
     [
         ("jscc_source", {"rate": "v", "snr_db": "w", "source": "photos/*.png", "codec": "models/mine", "device": "cuda:1"}),
-        ("jscc_tx", {"rate": "'1/64'", "effort": "40", "clip_db": "'auto'"}),
+        ("jscc_tx", {"rate": "'1/64'", "effort": "40", "clip_db": "'auto'", "callsign": "DL/N0CALL-9"}),
         ("jscc_sink", {"codec": "", "snr_db": "-3", "deadline": "None", "folder": "~/received"}),
         ("jscc_rx", {"refine": "remote", "address": "tcp://[::1]:5555", "server_key": "s.key", "secret_key": "r.key_secret"}),
         ("jscc_rx", {"address": "none at all", "refine_deadline": "0", "server_key": "s.key", "refiner": "other"}),

@@ -24,7 +24,8 @@ namespace diffjscc {
  * A payload's first symbol carries the tags "packet_len", "burst_header" (the 11 bytes of
  * the header that describe the image, u8vector), "snr_db" (in the occupied bandwidth),
  * "cfo" (cycles/sample), "clock_offset" (the transmitter's sampling period over the
- * receiver's, less 1) and "burst_start" (integer, where the burst begins in the input).
+ * receiver's, less 1) and "burst_start" (integer, where the burst begins in the input); and
+ * "callsign" (symbol) where the burst has one and it could be read.
  *
  * Where another burst with a readable header begins inside a burst, the rest of the first
  * becomes erasures; the first is dropped if not even its header was complete. A burst of

@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_demodulator.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(8a1ed61f0180a0ed3996e45eb6ab003b)                     */
+/* BINDTOOL_HEADER_FILE_HASH(22e146284b502fa9936606c04d09c36f)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>

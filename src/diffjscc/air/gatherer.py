@@ -41,13 +41,20 @@ class Gatherer:
         self.late = 0
 
     def push(
-        self, fragment: Fragment, values: np.ndarray, noise_var: np.ndarray, snr_db: float, now: float = 0.0
+        self,
+        fragment: Fragment,
+        values: np.ndarray,
+        noise_var: np.ndarray,
+        snr_db: float,
+        now: float = 0.0,
+        callsign: str = "",
     ) -> list[tuple[ImageHeader, Reception]]:
         """Takes a fragment and returns the images that end with it.
 
         values, noise_var   complex64 and float32 (n,), n at most the fragment's length
         snr_db              of the burst
         now                 time of any clock, seconds
+        callsign            of the burst, "" where it has none or it could not be read
         """
         key = (fragment.session, fragment.header, fragment.count)
         ended = []
@@ -64,6 +71,7 @@ class Gatherer:
                 ended.append(self._give_out(self._open.pop(next(iter(self._open)))))
             image = _Image(key, fragment)
         image.add(fragment, values, noise_var, snr_db, now)
+        image.callsign = callsign or image.callsign
         if len(image.snr_db) == fragment.count:
             ended.append(self._give_out(image))
         else:
@@ -102,6 +110,7 @@ class _Image:
         self._noise_var = np.full(total, np.inf, np.float32)
         self.snr_db: dict[int, float] = {}
         self.last = 0.0
+        self.callsign = ""
 
     def add(self, fragment: Fragment, values: np.ndarray, noise_var: np.ndarray, snr_db: float, now: float) -> None:
         where = self._order[fragment.begin : fragment.begin + len(values)]
@@ -114,4 +123,4 @@ class _Image:
 
     def reception(self) -> Reception:
         snr = np.mean([10 ** (snr_db / 10) for snr_db in self.snr_db.values()])
-        return Reception(self._values, self._noise_var, float(10 * np.log10(snr)))
+        return Reception(self._values, self._noise_var, float(10 * np.log10(snr)), callsign=self.callsign)

@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from ..symbols import ImageHeader, rate_channels
-from .preset import HEADER_ELEMENTS, MAX_PAYLOAD, VERSION
+from .preset import CALLSIGN_VERSION, HEADER_ELEMENTS, MAX_PAYLOAD, VERSION
 from .sequences import scattered_order
 
 #: Bits of the whole header, and of its parts; the payload's length takes the others.
@@ -155,14 +155,17 @@ def crc24(data: bytes) -> int:
     return register & (1 << CRC_BITS) - 1
 
 
-def header_bits(length: int, image: bytes) -> np.ndarray:
+def header_bits(length: int, image: bytes, with_callsign: bool = False) -> np.ndarray:
     """Version, payload length, image part and checksum: uint8 (128,), each 0 or 1.
+
+    with_callsign  whether a callsign's block follows the header
 
     Raises ValueError unless 1 ≤ ``length`` ≤ 8191.
     """
     if not 1 <= length <= MAX_PAYLOAD:
         raise ValueError(f"payload of {length} symbols: a burst carries 1 to {MAX_PAYLOAD}")
-    data = (VERSION << LENGTH_BITS | length).to_bytes(2, "big") + image
+    version = CALLSIGN_VERSION if with_callsign else VERSION
+    data = (version << LENGTH_BITS | length).to_bytes(2, "big") + image
     return np.unpackbits(np.frombuffer(data + crc24(data).to_bytes(CRC_BITS // 8, "big"), np.uint8))
 
 

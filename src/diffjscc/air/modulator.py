@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..symbols import Symbols
+from .callsign import callsign_bits, check_callsign
 from .header import MAX_FRAGMENTS, Fragment, header_bits, header_elements, pack_image
 from .peaks import AUTO, cut_for, lower_peaks, remaining_peak_db
-from .preset import MAX_PAYLOAD, PAYLOAD_SEED, PILOT_SPACING, Preset
+from .preset import HEADER_ELEMENTS, MAX_PAYLOAD, PAYLOAD_SEED, PILOT_SPACING, Preset
 from .sequences import qpsk_sequence, scattered_order
 
 
@@ -42,14 +43,16 @@ class Modulator:
     preset    of the bursts
     clip_db   samples are cut at this many dB above the mean power; inf leaves them. "auto": peaks are lowered by repeated cutting
               and filtering, as far as the SNR that an image is encoded for suggests (see `peaks`)
+    callsign  that every burst carries; "" for none
 
-    Samples have unit mean power if the payload symbols have. Raises ValueError for a clip_db that is neither.
+    Samples have unit mean power if the payload symbols have. Raises ValueError for a clip_db that is neither, and for a callsign
+    that cannot be.
     """
 
-    def __init__(self, preset: Preset, clip_db: float | str = math.inf):
+    def __init__(self, preset: Preset, clip_db: float | str = math.inf, callsign: str = ""):
         if clip_db != AUTO and not (isinstance(clip_db, (int, float)) and clip_db > 0):
             raise ValueError(f"clip_db = {clip_db}: must be above 0 dB, or 'auto'; 9 costs little, inf does not clip")
-        self.preset, self.clip_db = preset, clip_db
+        self.preset, self.clip_db, self.callsign = preset, clip_db, check_callsign(callsign)
 
     def peak_db(self, snr_db: float | None) -> float:
         """What no sample of an image that is encoded for ``snr_db`` exceeds, dB above the mean power."""
@@ -58,15 +61,18 @@ class Modulator:
         return math.inf if snr_db is None else remaining_peak_db(cut_for(snr_db))
 
     def __call__(self, payload: np.ndarray, image: bytes, snr_db: float | None = None) -> np.ndarray:
-        """payload complex64 (K,), K up to 8191, and the header's image part → samples complex64 (`burst_len`(K),).
+        """payload complex64 (K,), K up to 8191, and the header's image part → samples complex64, as many as `burst_len` says.
 
         snr_db   that the image is encoded for, for clip_db "auto"; without it peaks stay as they are then
         """
         preset = self.preset
-        rows = preset.header_symbols + preset.payload_symbols(len(payload))
+        front = [header_elements(header_bits(len(payload), image, bool(self.callsign)), preset.header_values)]
+        if self.callsign:
+            front.append(header_elements(callsign_bits(self.callsign), preset.callsign_values))
+        rows = preset.symbols_in_front(bool(self.callsign)) + preset.payload_symbols(len(payload))
         data = np.zeros(rows * preset.data_per_symbol, np.complex64)
-        begin = preset.header_symbols * preset.data_per_symbol
-        data[:begin] = header_elements(header_bits(len(payload), image), preset.header_values)
+        begin = len(front) * HEADER_ELEMENTS
+        data[:begin] = np.concatenate(front)
         # The rest of the last OFDM symbol is filled with the payload's beginning: silence would disturb the receiver's
         # estimates. And each symbol is multiplied by one of a QPSK sequence: without that, a clear sky, which is the same
         # symbol many times, would make one high peak.

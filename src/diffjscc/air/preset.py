@@ -14,6 +14,9 @@ from .sequences import qpsk_sequence
 #: Version of the air interface; a receiver ignores bursts of another.
 VERSION = 1
 
+#: Version of the bursts that carry a callsign.
+CALLSIGN_VERSION = 2
+
 #: Samples of a chirp, and of the preamble: one chirp up, one down.
 CHIRP_LEN = 128
 PREAMBLE_LEN = 2 * CHIRP_LEN
@@ -32,7 +35,7 @@ HEADER_ELEMENTS = 768
 MAX_PAYLOAD = 8191
 
 #: Seeds of `qpsk_sequence`.
-PILOT_SEED, HEADER_SEED, PAYLOAD_SEED = 1, 2, 3
+PILOT_SEED, HEADER_SEED, PAYLOAD_SEED, CALLSIGN_SEED = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,14 @@ class Preset:
         """OFDM symbols of a payload of ``length`` symbols."""
         return math.ceil(length / self.data_per_symbol)
 
-    def burst_len(self, length: int) -> int:
+    def symbols_in_front(self, with_callsign: bool) -> int:
+        """OFDM symbols before the payload: those of the header, and as many of a callsign."""
+        return self.header_symbols * (2 if with_callsign else 1)
+
+    def burst_len(self, length: int, with_callsign: bool = False) -> int:
         """Samples of a burst with a payload of ``length`` symbols."""
-        return PREAMBLE_LEN + (self.header_symbols + self.payload_symbols(length)) * (self.fft_len + self.cp_len)
+        symbols = self.symbols_in_front(with_callsign) + self.payload_symbols(length)
+        return PREAMBLE_LEN + symbols * (self.fft_len + self.cp_len)
 
     @cached_property
     def pilot_positions(self) -> np.ndarray:
@@ -103,6 +111,11 @@ class Preset:
     def header_values(self) -> np.ndarray:
         """The QPSK sequence that scrambles the coded header: complex64 (768,)."""
         return qpsk_sequence(HEADER_ELEMENTS, HEADER_SEED)
+
+    @cached_property
+    def callsign_values(self) -> np.ndarray:
+        """The QPSK sequence that scrambles the coded callsign: complex64 (768,)."""
+        return qpsk_sequence(HEADER_ELEMENTS, CALLSIGN_SEED)
 
     @cached_property
     def preamble(self) -> np.ndarray:

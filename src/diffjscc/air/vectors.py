@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from ..symbols import ImageHeader
-from . import header, preset
+from . import callsign, header, preset
 from .header import Fragment, convolutional_code, crc24, header_bits, header_elements, pack_image
 from .modulator import Modulator
 from .preset import PRESETS, Preset
@@ -29,6 +29,7 @@ DECIMALS = 4
 CONSTANTS = {
     preset: (
         "VERSION",
+        "CALLSIGN_VERSION",
         "CHIRP_LEN",
         "PREAMBLE_LEN",
         "BANDWIDTH",
@@ -39,6 +40,7 @@ CONSTANTS = {
         "PILOT_SEED",
         "HEADER_SEED",
         "PAYLOAD_SEED",
+        "CALLSIGN_SEED",
     ),
     header: (
         "HEADER_BITS",
@@ -51,6 +53,7 @@ CONSTANTS = {
         "CONSTRAINT",
         "COPY_SHIFT",
     ),
+    callsign: ("MIN_CALLSIGN", "MAX_CALLSIGN"),
 }
 
 #: Header fields that are at their limits, and some in between: the fragment and the payload's length.
@@ -59,6 +62,9 @@ HEADERS = (
     Fragment(ImageHeader(0xA5C3, 1023, 33, "lite", Fraction(3, 256), -24.0), 3, 7, 21),
     Fragment(ImageHeader(0xFFFF, 1 << 14, 32, "lite", Fraction(1, 16), 39.5), 63, 64, 31),
 )
+
+#: Callsigns: the shortest, one with everything that is allowed, and the longest.
+CALLSIGNS = ("K1A", "DL/N0CALL-9", "VK2XYZ/MM-099")
 
 #: Symbols of the payload of the short bursts: a little more than one OFDM symbol of the smaller preset holds.
 PAYLOAD = 50
@@ -73,9 +79,15 @@ def vectors() -> dict:
         "constants": {name: getattr(module, name) for module, names in CONSTANTS.items() for name in names},
         "mix": [[value, int(mix(np.array([value]))[0])] for value in (0, 1, 2, 3, 0xFFFF, 0x30000, 0xFFFFFFFF)],
         "scattered_order": {str(count): scattered_order(count).tolist() for count in (1, 8, 100, 384)},
-        "qpsk_sequence": {str(seed): _quadrants(qpsk_sequence(256, seed)) for seed in (1, 2, 3)},
+        "qpsk_sequence": {str(seed): _quadrants(qpsk_sequence(256, seed)) for seed in (1, 2, 3, 4)},
         "crc24": [[text, crc24(text.encode())] for text in ("", "a", "123456789")],
         "headers": [_header(fragment) for fragment in HEADERS],
+        "callsigns": [_callsign(text) for text in CALLSIGNS],
+        "burst_with_callsign": {
+            "preset": "ofdm256",
+            "callsign": CALLSIGNS[-1],
+            "samples": _rounded(Modulator(PRESETS["ofdm256"], callsign=CALLSIGNS[-1])(_payload(), pack_image(HEADERS[0]))),
+        },
         "preamble": _rounded(PRESETS["ofdm256"].preamble),
         "presets": {name: _preset(PRESETS[name]) for name in WAVEFORMS},
     }
@@ -104,6 +116,12 @@ def _header(fragment: Fragment) -> dict:
         "coded": _digits(convolutional_code(bits)),
         "elements": _digits(np.round(np.angle(elements) * 2 / np.pi) % 4),
     }
+
+
+def _callsign(text: str) -> dict:
+    bits = callsign.callsign_bits(text)
+    elements = header_elements(bits, PRESETS["ofdm256"].callsign_values)
+    return {"callsign": text, "bits": _digits(bits), "elements": _digits(np.round(np.angle(elements) * 2 / np.pi) % 4)}
 
 
 def _preset(parameters: Preset) -> dict:
