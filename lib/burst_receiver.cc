@@ -4,6 +4,7 @@
 #include "burst_receiver.h"
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace gr {
 namespace diffjscc {
@@ -17,6 +18,10 @@ constexpr double OFFSET_SEARCH = 5e-3;
 // And what may be left of it once the header's pilots have been used.
 constexpr double FINER_SEARCH = 1e-3;
 
+// A moving channel that turns by more from one OFDM symbol to the next, radians, is turned
+// back before it is estimated again.
+constexpr double LEAST_DRIFT = 0.1;
+
 } // namespace
 
 burst_receiver::burst_receiver(int fft_len, int cp_len)
@@ -29,7 +34,8 @@ burst_receiver::burst_receiver(int fft_len, int cp_len)
       d_equaliser(d_preset),
       d_noise(d_preset),
       d_tones(header_span()),
-      d_search(d_preset, d_channel.basis())
+      d_search(d_preset, d_channel.basis()),
+      d_slips(d_preset)
 {
 }
 
@@ -176,16 +182,46 @@ burst_payload burst_receiver::read_payload(const gr_complex* samples,
                                    estimate.level);
         if (estimate.degree == 0 && !noise.uneven)
             break;
-        searched_channel found = d_search(received, sent);
-        estimate = found.estimate;
-        if (pass == 0 && found.phase.size()) {
-            // Within OFDM symbols too.
-            const Eigen::VectorXd phase =
-                found.phase.array() + now.phase + (coarse + now.offset) * times.array();
-            d_ofdm.undo(phase, times.array() + reference);
-            continue;
+        const auto lost = pass > 0 ? std::nullopt
+                                   : d_slips(d_ofdm.samples(),
+                                             d_ofdm.count(),
+                                             channel,
+                                             start.window,
+                                             in_front,
+                                             symbols);
+        if (lost) {
+            // With zeros in their place everything behind comes in time again.
+            std::vector<gr_complex> mended(samples - MARGIN, samples + usable);
+            mended.insert(mended.begin() + MARGIN + lost->at, lost->missing, 0);
+            burst_payload payload =
+                read_payload(mended.data() + MARGIN, start, usable + lost->missing);
+            payload.missing += lost->missing;
+            return payload;
         }
-        channel_search::undo(received, found.phase);
+        const std::vector<bool> gone = d_ofdm.silent(symbols, start.window);
+        if (pass == 0) {
+            const searched_channel first = d_search(received, sent, 1, gone);
+            const bool drifts = std::abs(first.drift) > LEAST_DRIFT;
+            if (drifts || first.phase.size()) {
+                // Samples are turned back, so that it holds within OFDM symbols too.
+                const double drift = drifts ? first.drift / d_preset.symbol_len() : 0;
+                Eigen::VectorXd phase =
+                    now.phase + (coarse + now.offset + drift) * times.array();
+                if (!drifts)
+                    phase += first.phase;
+                d_ofdm.undo(phase, times.array() + reference);
+                plane.offset += drift;
+                continue;
+            }
+        }
+        const searched_channel found =
+            d_search(received, sent, channel_search::ENOUGH, gone);
+        estimate = found.estimate;
+        received = found.received;
+        for (int symbol = 0; symbol < symbols; symbol++)
+            if (gone[symbol])
+                estimate.noise_var.col(symbol).setConstant(
+                    std::numeric_limits<float>::infinity());
         break;
     }
 

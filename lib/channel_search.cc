@@ -13,9 +13,6 @@ using Eigen::VectorXcf;
 
 namespace {
 
-// Rounds of models and noise profiles.
-constexpr int ROUNDS = 3;
-
 // Of the noise, over the power that was received.
 constexpr double LEAST_LEVEL = 1e-9;
 
@@ -31,7 +28,8 @@ channel_search::channel_search(const preset& parameters, const Eigen::MatrixXcf&
     : d_preset(parameters),
       d_basis(basis),
       d_noise(parameters),
-      d_fading(parameters, basis)
+      d_fading(parameters, basis),
+      d_canceller(parameters)
 {
 }
 
@@ -52,22 +50,25 @@ double channel_search::first_level(const known_elements& known) const
 }
 
 searched_channel channel_search::operator()(const resource_grid& as_received,
-                                            const resource_grid& whole)
+                                            const resource_grid& whole,
+                                            int rounds,
+                                            const std::vector<bool>& lost)
 {
     // With a mean power of 1, so that squares fit a float whatever the receiver's gain.
     const double power =
         as_received.cast<gr_complexd>().squaredNorm() / as_received.size();
     const double gain = std::sqrt(std::max(power, 1e-38));
-    const resource_grid received = as_received * float(1 / gain);
+    const resource_grid normal = as_received * float(1 / gain);
+    resource_grid received = normal;
     const int carriers = received.rows(), symbols = received.cols();
-    const known_elements known(d_preset, received, whole);
     MatrixXf weight = MatrixXf::Ones(carriers, symbols);
-    double level = first_level(known);
+    double level = first_level(known_elements(d_preset, received, whole, lost));
     searched_channel result;
     fitted_channel best, moving;
     phase_track track;
     bool tracked = false, may_move = true;
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < rounds; round++) {
+        const known_elements known(d_preset, received, whole, lost);
         best = d_fading.still(known, weight, 0);
         tracked = false;
         resource_grid turned;
@@ -82,7 +83,7 @@ searched_channel channel_search::operator()(const resource_grid& as_received,
             turned = received;
             undo(turned, found.phase);
             const fitted_channel fitted = d_fading.still(
-                known_elements(d_preset, turned, whole), weight, found.freedom);
+                known_elements(d_preset, turned, whole, lost), weight, found.freedom);
             channel = fitted.channel.col(0);
             noise_var = fitted.noise_var;
             if (i == PHASE_ROUNDS - 1 && found.step > 0 && fitted.score < best.score) {
@@ -102,15 +103,24 @@ searched_channel channel_search::operator()(const resource_grid& as_received,
         }
         if (!tracked)
             turned = received;
+        result.received = turned;
         result.phase = tracked ? track.phase : Eigen::VectorXd();
         level = best.noise_var;
-        result.noise =
-            d_noise(turned, known_elements(d_preset, turned, whole), best.channel, level);
+        result.noise = d_noise(
+            turned, known_elements(d_preset, turned, whole, lost), best.channel, level);
         result.estimate.middle = best.channel.col(symbols / 2);
         weight = result.noise.carrier.cwiseInverse() *
                  result.noise.symbol.cwiseInverse().transpose();
-        if (!result.noise.uneven)
+        const bool moves = best.step >= 0;
+        if (!result.noise.uneven && (!moves || round > 0))
             break;
+        if (moves && round < rounds - 1)
+            received =
+                d_canceller(normal,
+                            received,
+                            whole,
+                            best.channel,
+                            result.noise.variance().rowwise() + best.error.transpose());
     }
     channel_estimate& estimate = result.estimate;
     estimate.channel = best.channel;
@@ -129,6 +139,14 @@ searched_channel channel_search::operator()(const resource_grid& as_received,
     const double snr = estimate.channel(Eigen::all, payload).squaredNorm() /
                        estimate.noise_var(Eigen::all, payload).sum();
     estimate.snr_db = 10 * std::log10(std::clamp(snr, 1e-6, 1e9));
+    result.drift = 0;
+    if (best.step >= 0 && symbols > 1)
+        result.drift =
+            std::arg(best.channel.leftCols(symbols - 1)
+                         .cwiseProduct(best.channel.rightCols(symbols - 1).conjugate())
+                         .sum());
+    result.drift = -result.drift;
+    result.received *= float(gain);
     estimate.channel *= float(gain);
     estimate.middle *= float(gain);
     estimate.noise_var *= float(gain * gain);

@@ -6,6 +6,7 @@
 
 #include "channel_estimator.h"
 #include "fading_estimator.h"
+#include "intercarrier_canceller.h"
 #include "noise_estimator.h"
 #include "phase_tracker.h"
 
@@ -14,8 +15,14 @@ namespace diffjscc {
 
 //! What fits a burst for which a still channel in white noise does not.
 struct searched_channel {
-    channel_estimate estimate; //!< after the phases below were undone
+    //! The burst, with the phases below undone, and without what the channel's motion
+    //! spreads between carriers.
+    resource_grid received;
+    channel_estimate estimate; //!< of that
     Eigen::VectorXd phase;     //!< of each OFDM symbol, radians; empty: one phase for all
+    //! How far a moving channel turns on average from one OFDM symbol to the next, radians: its
+    //! Doppler spectrum's centre, or a carrier offset that was not found.
+    double drift;
     noise_profile noise;
 };
 
@@ -43,9 +50,19 @@ class channel_search
 public:
     channel_search(const preset& parameters, const Eigen::MatrixXcf& basis);
 
-    //! ``received`` begins with the OFDM symbols that are known to be ``whole``.
+    //! Rounds after which little changes.
+    static constexpr int ENOUGH = 3;
+
+    /*!
+     * \param received  the burst
+     * \param whole  what its first OFDM symbols are known to hold
+     * \param rounds  at most so many; one is enough to tell which model it will be
+     * \param lost  of each OFDM symbol: whether nothing of it came; empty where all came
+     */
     searched_channel operator()(const resource_grid& received,
-                                const resource_grid& whole);
+                                const resource_grid& whole,
+                                int rounds = ENOUGH,
+                                const std::vector<bool>& lost = {});
 
     //! Turns each OFDM symbol back by its phase.
     static void undo(resource_grid& received, const Eigen::VectorXd& phase);
@@ -58,6 +75,7 @@ private:
     const noise_estimator d_noise;
     const phase_tracker d_phases{};
     fading_estimator d_fading;
+    intercarrier_canceller d_canceller;
 };
 
 } // namespace diffjscc

@@ -23,10 +23,10 @@ namespace {
 
 // Doppler spreads that are tried: turns in the burst are FIRST_DOPPLER · 2^(steps/2).
 constexpr double FIRST_DOPPLER = 0.35;
-constexpr int DOPPLER_STEPS = 11;
+constexpr int DOPPLER_STEPS = 13;
 
 // The largest of them, turns in an OFDM symbol.
-constexpr double MOST_DOPPLER = 0.2;
+constexpr double MOST_DOPPLER = 0.3;
 
 // Slepian sequences, and directions in frequency, with less power than this share of the
 // largest are left out.
@@ -275,7 +275,7 @@ fitted_channel fading_estimator::moving(const known_elements& known,
             fitted.step = step;
             return fitted;
         };
-        // Octaves from the slowest on; then half octaves from the best one on.
+        // Octaves around what the burst before had; then half octaves around the best one.
         double score = std::numeric_limits<double>::infinity();
         const auto climb = [&](int step, int by) {
             for (; step >= 0 && step < DOPPLER_STEPS; step += by) {
@@ -288,18 +288,15 @@ fitted_channel fading_estimator::moving(const known_elements& known,
                 }
             }
         };
-        if (pass == 0) {
-            climb(0, 2);
-        } else {
-            const int start = chosen;
-            climb(start, 1);
-            if (chosen == start)
-                climb(start - 1, -1);
-        }
+        const int start = pass == 0 ? d_usual : chosen, by = pass == 0 ? 2 : 1;
+        climb(start, by);
+        if (chosen == start || pass == 0)
+            climb(start - by, -by);
         best = attempt(chosen, true);
         noise_var = best.noise_var;
         powers = taps(best.channel, 0);
     }
+    d_usual = chosen;
     return best;
 }
 

@@ -97,6 +97,7 @@ private:
     const preset& d_preset;
     const Eigen::MatrixXcf d_basis, d_response;
     std::map<std::pair<int, int>, slepian> d_functions;
+    int d_usual = 0; // the Doppler spread's step that the search begins with
 };
 
 } // namespace diffjscc

@@ -20,18 +20,26 @@ public:
     /*!
      * \param received  the burst
      * \param whole  what its first OFDM symbols are known to hold, of unit modulus
+     * \param lost  of each OFDM symbol: whether nothing of it came, so that nothing is known;
+     *              empty where all came
      */
     known_elements(const preset& parameters,
                    const resource_grid& received,
-                   const resource_grid& whole)
+                   const resource_grid& whole,
+                   const std::vector<bool>& lost = {})
         : d_preset(parameters),
           d_whole(whole.cols()),
-          d_all(whole.rows())
+          d_all(whole.rows()),
+          d_lost(lost)
     {
         std::iota(d_all.begin(), d_all.end(), 0);
         for (int symbol = 0; symbol < received.cols(); symbol++) {
             const auto& at = positions(symbol);
             Eigen::VectorXcf values(at.size());
+            if (at.empty()) {
+                d_seen.push_back(std::move(values));
+                continue;
+            }
             if (is_whole(symbol)) {
                 values = received.col(symbol).cwiseProduct(whole.col(symbol).conjugate());
             } else {
@@ -66,7 +74,8 @@ public:
 private:
     const preset& d_preset;
     int d_whole, d_count = 0;
-    std::vector<int> d_all;
+    std::vector<int> d_all, d_none;
+    std::vector<bool> d_lost;
     std::vector<Eigen::VectorXcf> d_seen;
 };
 

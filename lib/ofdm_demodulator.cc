@@ -69,6 +69,17 @@ resource_grid ofdm_demodulator::transform(int symbols, int window)
     return grid;
 }
 
+std::vector<bool> ofdm_demodulator::silent(int symbols, int window) const
+{
+    std::vector<bool> silent;
+    for (int symbol = 0; symbol < symbols; symbol++) {
+        const gr_complex* first = samples() + begin(symbol, window);
+        silent.push_back(4 * std::count(first, first + d_preset.fft_len, gr_complex(0)) >
+                         d_preset.fft_len);
+    }
+    return silent;
+}
+
 Eigen::VectorXd ofdm_demodulator::times(int symbols, int window) const
 {
     Eigen::VectorXd times(symbols);

@@ -54,6 +54,10 @@ public:
     //! The grid's first ``symbols`` OFDM symbols.
     resource_grid transform(int symbols, int window);
 
+    //! Of each of the first OFDM symbols: whether more than a quarter of its samples are 0, as
+    //! radios or this receiver put them where samples are missing.
+    std::vector<bool> silent(int symbols, int window) const;
+
     //! Middles of the FFTs of the first ``symbols`` OFDM symbols, samples.
     Eigen::VectorXd times(int symbols, int window) const;
 
