@@ -228,7 +228,7 @@ class ImageView(QWidget):
         self.live = QPushButton("Live")
         self.live.setCheckable(True)
         self.live.setChecked(True)
-        self.live.setToolTip("Follow the newest image, or a refined one that is hardly older; a click on a thumbnail holds that one")
+        self.live.setToolTip("Follow the newest image, or a refined one hardly older; a click on a thumbnail holds that one")
         self.live.toggled.connect(self._set_live)
         self.save = QPushButton("Save …")
         self.save.clicked.connect(self._ask_and_save)
