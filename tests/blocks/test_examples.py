@@ -40,6 +40,7 @@ class Run:
 #: Those that run without hardware; of a window the first image is waited for.
 RUNS = {
     "air_interface": Run({"images": PHOTO}),
+    "audio": Run({"images": PHOTO}),
     # PyAV takes an image for a video of one frame.
     "camera": Run({"camera": PHOTO}, shape=(240, 320, 3)),
     "fading": Run({"images": PHOTO}),
