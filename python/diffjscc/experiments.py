@@ -24,6 +24,7 @@ from .radio_apps import radio_of, run
 from .radios import LINGER, radio_sink, radio_source, replayed
 from .recordings import _SCALES, DATATYPES, read_recording
 from .sigmf_writer import recorder
+from .status_page import Status
 from .threads import start_thread
 
 #: Samples that may wait ahead of the radio.
@@ -291,6 +292,10 @@ def receive_experiment(arguments):
     for name in ("show", "images"):
         if getattr(arguments, name):
             raise ValueError(f"--{name} and --experiment do not go together")
+    if arguments.keep is not None:
+        raise ValueError("--keep and --experiment do not go together: an experiment records everything")
+    if arguments.refine != "none":
+        raise ValueError("--refine and --experiment do not go together: the table is of what the codec decodes")
     if arguments.replay is not None:
         if arguments.kind is not None:
             raise ValueError("--replay is a radio itself: leave out --radio")
@@ -302,7 +307,13 @@ def receive_experiment(arguments):
     source = radio_source(radio)
     out = Path(arguments.out or Path(arguments.experiment).stem)
     codec = "" if arguments.codec == DEFAULT_CODEC else arguments.codec
-    collector = collectors.Collector(schedule, out, radio.sample_rate, arguments.device, codec, _say)
+    status = Status(arguments, radio)
+
+    def say(line):
+        status.clear()
+        print(line, flush=True)
+
+    collector = collectors.Collector(schedule, out, radio.sample_rate, arguments.device, codec, say, status.image)
     recording = None
     samples = arguments.file
     if radio.kind not in ("file", "sigmf"):
@@ -312,6 +323,7 @@ def receive_experiment(arguments):
     count = len(schedule.cells)
 
     def take(burst):
+        status.burst(burst.snr_db, burst.cfo, burst.values, burst.channel)
         described = collector.push(burst)
         if recording is not None and described is not None:
             recording.annotate(burst.start, described.pop("samples"), **described)
@@ -324,13 +336,17 @@ def receive_experiment(arguments):
         flowgraph.connect((receiver, port), (log, port))
     if recording is not None:
         flowgraph.connect(source, recording)
+    status.look_at(flowgraph, source)
     deadline = time.monotonic() + arguments.seconds
 
     def finished():
+        foreign = {reason: number for reason, number in collector.matcher.foreign.copy().items()}
+        status.update({"bursts": receiver.counters(), "images": len(collector.journal.rows), "not of the plan": foreign}, {})
         return len(collector.journal.rows) >= count or time.monotonic() >= deadline
 
     run(flowgraph, finished)
     collector.close()
+    status.close()
     if recording is not None:
         recording.finish()
     found = results.write_results(collector, _reader(radio, samples))
@@ -344,10 +360,6 @@ def receive_experiment(arguments):
         print(f"diffjscc-rx: {recording.failed or lost}", file=sys.stderr)
         return 1
     return 0 if any(row["sent"] for row in found.rows) else 1
-
-
-def _say(line):
-    print(line, flush=True)
 
 
 def _reader(radio, samples):

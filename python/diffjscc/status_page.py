@@ -137,6 +137,22 @@ class Status:
             flowgraph.msg_connect((receiver, port), (self._taps[1], "images"))
         flowgraph.msg_connect((receiver, "status"), (self._taps[1], "status"))
 
+    def look_at(self, flowgraph, source):
+        """Adds the spectrum alone, for receivers that tell `burst` and `image` the rest."""
+        if self.state is not None:
+            self._taps = (spectrum_tap(self.state),)
+            flowgraph.connect(source, self._taps[0])
+
+    def burst(self, snr_db, cfo, values, channel):
+        """As RadioState.burst."""
+        if self.state is not None:
+            self.state.burst(snr_db, cfo, values, channel)
+
+    def image(self, pixels, metadata):
+        """As RadioState.image."""
+        if self.state is not None:
+            self.state.image(pixels, metadata)
+
     def update(self, counters, reasons):
         """To be called now and then: the newest counters, and the line."""
         if self.state is None:

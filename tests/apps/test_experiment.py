@@ -3,6 +3,7 @@
 
 import json
 import math
+import urllib.request
 
 import numpy as np
 import pytest
@@ -110,9 +111,12 @@ def test_a_live_experiment_that_is_interrupted_has_table_and_report_of_what_came
     sender = start("tx", "--experiment", plan, "--radio", "zmq", "--address", here, "--sample-rate", "narrow")
     air = start("air", "--from", here, "--to", there, "--snr", "15", "--offset=-2k", "--ppm", "20", "--sample-rate", "narrow")
     radio = ("--radio", "zmq", "--address", there, "--sample-rate", "narrow")
-    receiver = start("rx", "--experiment", plan, "--originals", images, *radio, "--out", out)
+    receiver = start("rx", "--experiment", plan, "--originals", images, *radio, "--out", out, "--status", 0)
     try:
+        address = receiver.stderr.readline().split()[-1]
         first = [receiver.stdout.readline() for _ in range(2)]
+        with urllib.request.urlopen(address) as answer:
+            page = answer.read().decode()
         receiver.terminate()
         finish(receiver)
     finally:
@@ -120,6 +124,7 @@ def test_a_live_experiment_that_is_interrupted_has_table_and_report_of_what_came
             process.terminate()
             process.communicate(timeout=60)
     assert all("lite, amplitude 0.7, rate 1/32: SNR" in line for line in first)
+    assert "data:image/jpeg" in page and "SNR of the last burst" in page
     rows = table(out)
     received = [row for row in rows if row["sent"]]
     assert len(rows) == 24 and 2 <= len(received) < 24
@@ -147,5 +152,7 @@ def test_wrong_options_of_an_experiment_are_one_line(images, tmp_path, capsys):
         ("rx", ["--experiment", plan, "--images", 3, *file], "--images and --experiment do not go together"),
         ("rx", ["--experiment", plan, "--originals", tmp_path / "no", *file], "no such folder of originals"),
         ("rx", ["--experiment", plan], "name a radio"),
+        ("rx", ["--experiment", plan, "--keep", 5, *file], "an experiment records everything"),
+        ("rx", ["--experiment", plan, "--refine", "local", *file], "--refine and --experiment do not go together"),
     ]:
         assert message in refusal(app, arguments, capsys), arguments

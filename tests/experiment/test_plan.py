@@ -48,6 +48,7 @@ def plan_of(folder, **changes):
         ({"repeats": 40000}, "240000 transmissions: a plan may have 65536"),
         ({"burst_symbols": 9000}, "burst_symbols = 9000: must be from 1 to 8191"),
         ({"burst_symbols": 2}, "takes 560 bursts of 2 symbols, at most 64"),
+        ({"callsign": "ä"}, "callsign 'ä': expected 3 to 13 characters"),
         ({"clip": "nan"}, "clip = 'nan': must be 'auto'"),
         ({"chirp": 10}, "chirp = 10: must be 0, or 1024"),
         ({"images": "absent/"}, "absent/: no such file"),
@@ -75,8 +76,9 @@ def test_a_file_that_is_no_plan_is_one_line(tmp_path):
         assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_same_plan_gives_the_same_samples_and_the_schedule_knows_their_places(images):
-    plan = plan_of(images, snrs_db=[10], amplitudes=[0.7, 0.2], burst_symbols=500)
+@pytest.mark.parametrize("callsign", ["", "N0CALL"])
+def test_the_same_plan_gives_the_same_samples_and_the_schedule_knows_their_places(images, callsign):
+    plan = plan_of(images, snrs_db=[10], amplitudes=[0.7, 0.2], burst_symbols=500, callsign=callsign)
     schedule = Schedule(plan, find_sources(plan))
     made = [list(Waveform(schedule).pieces()) for _ in range(2)]
     samples = [np.concatenate([piece for piece, _ in pieces]) for pieces in made]

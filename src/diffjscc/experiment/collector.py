@@ -28,6 +28,9 @@ from .schedule import Schedule, planned_rate
 #: Images that may wait to be decoded: 5 s of the fastest radio. Their symbols take 100 kB a burst.
 WAITING = 256
 
+#: An image of which less than this share arrived counts as not received, as in other receivers.
+MIN_SHARE = 0.1
+
 #: Seconds that `close` waits for what is still to be decoded.
 CLOSE_TIMEOUT = 120.0
 
@@ -44,6 +47,7 @@ class Collector:
     device       where codecs compute
     codec        a codec that decodes in place of the plan's; "": the plan's
     say          called with a line for each image, and for what goes wrong, from any thread
+    show         called with each image, uint8 (H, W, 3), and the metadata of a PDU, from a thread
 
     ``matcher.foreign`` counts bursts that are not the schedule's, ``repeated`` those that came twice, ``dropped`` images that were
     given up because decoding is slower than reception: they can be received again from the recording.
@@ -58,9 +62,10 @@ class Collector:
         device: str = "cpu",
         codec: str = "",
         say: Callable[[str], None] = lambda line: None,
+        show: Callable[[np.ndarray, dict[str, Any]], None] = lambda pixels, metadata: None,
     ):
         self.schedule, self.out, self.sample_rate = schedule, Path(out), sample_rate
-        self._device, self._codec, self._say = device, codec, say
+        self._device, self._codec, self._say, self._show = device, codec, say, show
         self._systems = schedule.plan.built()
         self._loaded: dict[str, Any] = {}
         self._fits: dict[tuple[str, str, int], bool] = {}
@@ -167,13 +172,15 @@ class Collector:
         for fragment, burst in parts.values():
             ended += gatherer.push(fragment, burst.values, burst.noise_var, burst.snr_db)
         ((header, reception),) = ended or gatherer.flush()
+        lost = float(np.mean(~np.isfinite(reception.noise_var)))
+        if 1 - lost < MIN_SHARE:
+            raise ValueError(f"only {100 * (1 - lost):.0f} % of the image arrived: it counts as not received")
         coder = self._coder(cell.point.system)
         pixels = to_pixels(coder.decode(reception, header))
         original = read_image(self.schedule.sources[cell.image].path)
         image, wanted = to_tensor(pixels), to_tensor(original)
         bursts = [burst for _, burst in parts.values()]
         spreads = [delay_spread(burst.channel, self.schedule.plan.preset) / self.sample_rate for burst in bursts]
-        lost = float(np.mean(~np.isfinite(reception.noise_var)))
         whole = bool(getattr(coder, "whole", True))
         row = {
             "psnr_db": psnr(image, wanted),
@@ -188,6 +195,7 @@ class Collector:
             "received_at": min(burst.start - self._offset(number, f.index) for f, burst in parts.values()),
         }
         self.journal.add(number, row, {}, _webp(pixels) if number in self._shown else None, None)
+        self._show(pixels, {**header.to_dict(), "snr_db": reception.snr_db, "truncated": lost > 0})
         name = self.schedule.sources[cell.image].name
         words = [f"SNR {row['snr_measured_db']:.1f} dB", f"PSNR {row['psnr_db']:.2f} dB", f"CFO {round(row['cfo_hz']):+d} Hz"]
         if lost:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..air.callsign import check_callsign
 from ..air.header import ID_PERIOD, MAX_SIDE, SESSION_PERIOD
 from ..air.peaks import AUTO, cut_for, remaining_peak_db
 from ..air.preset import MAX_PAYLOAD, PRESETS
@@ -46,6 +47,7 @@ class Plan(Fields):
     seed           of the order of the transmissions
     preset         of the air interface
     burst_symbols  JSCC symbols in a burst
+    callsign       that each burst carries, as the law asks of amateurs; "" for none
     clip           where peaks are cut, dB above the mean power; "auto": as the SNR encoded for suggests
     chirp          samples of the chirps by which C/N₀ is measured; 0 for none
     chirp_every    transmissions between two chirps
@@ -64,6 +66,7 @@ class Plan(Fields):
     seed: int = 0
     preset: str = "ofdm256"
     burst_symbols: int = 6144
+    callsign: str = ""
     clip: str = AUTO
     chirp: int = 16384
     chirp_every: int = 16
@@ -87,6 +90,7 @@ class Plan(Fields):
         self.check("repeats", self.repeats >= 1, "at least 1")
         self.check("seed", 0 <= self.seed < 1 << 32, "a whole number from 0 to 2³²−1")
         self.check("burst_symbols", 1 <= self.burst_symbols <= MAX_PAYLOAD, f"from 1 to {MAX_PAYLOAD}")
+        object.__setattr__(self, "callsign", check_callsign(self.callsign))
         self.check("clip", self.clip == AUTO or _is_above_zero(self.clip), "'auto', or a finite number of dB above 0")
         self.check("chirp", self.chirp == 0 or MIN_CHIRP <= self.chirp <= MAX_CHIRP, f"0, or {MIN_CHIRP} to {MAX_CHIRP} samples")
         self.check("chirp_every", self.chirp_every >= 1, "at least 1")
@@ -210,7 +214,10 @@ def find_sources(plan: Plan, originals: str | os.PathLike | None = None) -> list
         raise ValueError(f"{originals}: no such folder of originals")
     paths: list[Path] = []
     for given in plan.images:
-        paths += [path for path in find_images(_place(given, originals)) if path not in paths]
+        try:
+            paths += [path for path in find_images(_place(given, originals)) if path not in paths]
+        except OSError as error:
+            raise ValueError(f"images: {one_line(given, 80)}: {one_line(error.strerror or error)}") from None
     names = [path.name for path in paths]
     sources = []
     for path in paths:

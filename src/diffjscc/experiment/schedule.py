@@ -97,7 +97,7 @@ class Schedule:
         bursts, begin = [], self.length
         for index in range(count):
             length = (index + 1) * total // count - index * total // count
-            bursts.append((begin, self._preset.burst_len(length)))
+            bursts.append((begin, self._preset.burst_len(length, bool(self.plan.callsign))))
             begin += bursts[-1][1] + (GAP if index + 1 < count else self.plan.pause)
         return Transmission(cell, tuple(bursts), begin - self.length)
 

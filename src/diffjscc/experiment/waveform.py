@@ -31,7 +31,7 @@ class Waveform:
         self.schedule, self._device, self._say = schedule, device, say
         self._systems = schedule.plan.built()
         self._loaded: dict[str, Any] = {}
-        self._modulator = Modulator(find_preset(schedule.plan.preset), schedule.plan.clip_db)
+        self._modulator = Modulator(find_preset(schedule.plan.preset), schedule.plan.clip_db, schedule.plan.callsign)
         self.unsent = 0
         self._said: set[str] = set()
 
