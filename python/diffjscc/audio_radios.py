@@ -6,6 +6,7 @@ import os
 import struct
 import sys
 import tempfile
+import wave
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,12 +57,7 @@ def wav_sink(path, audio_rate):
     path = Path(path)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(f"{path}: cannot be written: expected the name of a file in a folder that exists")
-    with _quiet() as said:
-        try:
-            file = blocks.wavfile_sink(str(path), 1, audio_rate, blocks.FORMAT_WAV, blocks.FORMAT_PCM_16, False)
-        except Exception as error:
-            raise ValueError(f"{path}: cannot be written: {_reason(error, said)}") from None
-    return _chain(audio_modulator(audio_rate, peak=1.0), file)
+    return _chain(audio_modulator(audio_rate, peak=1.0), wav_writer(path, audio_rate))
 
 
 class WavForm(NamedTuple):
@@ -114,6 +110,8 @@ class _chain(gr.hier_block2):
         gr.hier_block2.__init__(self, "sound", inputs, outputs)
         # A flowgraph does not keep blocks written in Python alive.
         self._stages = stages
+        #: Of what writes to a file: why it ended early.
+        self.problem = lambda: getattr(stages[-1], "problem", None)
         self.connect(*[self] * bool(inputs.max_streams()), *stages, *[self] * bool(outputs.max_streams()))
 
 
@@ -132,6 +130,50 @@ class _file_chain(gr.hier_block2):
                 self.connect((file, channel), (added, channel))
             self.connect(added, mean)
         self.connect(mean, *self._stages, self)
+
+
+class wav_writer(gr.sync_block):
+    """Writes float samples to a WAV file, 16 bits. A full disk ends the flowgraph: GNU Radio's own block tries again for ever.
+
+    problem   why writing ended early, one line; None where it did not
+    """
+
+    def __init__(self, path, audio_rate):
+        gr.sync_block.__init__(self, name="wav_writer", in_sig=[np.float32], out_sig=None)
+        self._path, self.problem = path, None
+        self._file = self._wave = None
+        try:
+            self._file = open(path, "wb")  # noqa: SIM115
+            self._wave = wave.open(self._file, "wb")  # noqa: SIM115
+            self._wave.setnchannels(1)
+            self._wave.setsampwidth(2)
+            self._wave.setframerate(audio_rate)
+            self._wave.writeframes(b"")
+            self._file.flush()
+        except OSError as error:
+            self.stop()
+            raise ValueError(f"{path}: cannot be written: {one_line(error.strerror or error).lower()}") from None
+
+    def work(self, input_items, output_items):
+        samples = np.clip(np.round(input_items[0] * 32767), -32768, 32767).astype("<i2")
+        try:
+            # Writes the head anew: the file is whole whenever the program ends.
+            self._wave.writeframes(samples.tobytes())
+            self._file.flush()
+        except OSError as error:
+            return self._give_up(error)
+        return len(samples)
+
+    def stop(self):
+        for file in (self._wave, self._file):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+        return True
+
+    def _give_up(self, error):
+        self.problem = f"{self._path}: {one_line(error.strerror or error).lower()}: the rest was not written"
+        return -1
 
 
 class silence_after(gr.basic_block):

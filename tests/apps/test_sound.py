@@ -2,6 +2,7 @@
 """Images by sound: through a sound server, through WAV files, and the key of a transmitter that never stays on."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -240,3 +241,34 @@ def test_a_key_that_takes_too_long_is_released(key_log, monkeypatch, capsys):
         assert not key.press() and "took more than 0.3 s; nothing was sent" in str(key.error)
         assert keyed() == ["1", "0"]
     assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_is_one_line(photo, capsys, tmp_path):
+    """Writing fails from the first sample on, or after some."""
+    assert call("tx", photo, "--radio", "wav", "--file", "/dev/full", *SHORT) == 2
+    assert capsys.readouterr().err == "diffjscc-tx: /dev/full: cannot be written: no space left on device\n"
+    path, limits = tmp_path / "a.wav", resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        assert call("tx", photo, "--radio", "wav", "--file", path, *SHORT) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert capsys.readouterr().err == f"diffjscc-tx: {path}: file too large: the rest was not written\n"
+
+
+def test_a_sound_card_that_is_unplugged_while_sending_is_one_line_and_the_key_is_released(photo, key_log, capsys):
+    command, keyed = key_log
+    with SoundServer() as server:
+
+        def unplug():
+            wait_until(lambda: keyed() == ["1"])
+            server.kill()
+
+        thread = threading.Thread(target=unplug)
+        thread.start()
+        assert call("tx", photo, "--radio", "audio", "--args", PLAYS, "--rate", "1/16", "--repeat", "--ptt", command) == 2
+        thread.join()
+    assert "radio audio, device 'pulse:air': takes no more sound; was it unplugged?" in capsys.readouterr().err
+    assert keyed() == ["1", "0"]
