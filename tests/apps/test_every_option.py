@@ -54,6 +54,9 @@ WRONG = {
     "--status-line": ["", "maybe"],
     "--keep": [*NO_AMOUNT, "100000"],
     "--record": ["absent/file"],
+    "--max-offset": [*NO_NUMBER, "0", "-3", "1e9"],
+    "--patience": NO_AMOUNT,
+    "--skip": ["", "many", "-1", "1.5", "--"],
     "--seconds": [*NO_NUMBER, "0", "-1"],
     "--images": ["", "many", "0", "-1", "1.5", "--"],
 }

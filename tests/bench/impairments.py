@@ -215,15 +215,16 @@ ROWS = (
     Row("doppler", "Doppler 500 Hz at 1 Msps, flat", 2.0, partial(fading, doppler=500 / MEDIUM)),
     Row("doppler", "Doppler 500 Hz at 1 Msps, three taps", 2.0, partial(fading, doppler=500 / MEDIUM, **_TAPS)),
     Row("doppler", "Doppler 68 Hz at 250 ksps, flat", 2.0, partial(fading, doppler=68 / NARROW), burst_symbols=LONG),
-    Row("second", "a second transmitter, −6 dB, always on", None, duty=0.98, second=-6.0),
+    Row("second", "a second transmitter, −6 dB, always on", 1.5, duty=0.98, second=-6.0),
     Row("second", "a second transmitter, −6 dB, a third of the time", 1.5, duty=1 / 3, second=-6.0),
     Row("turns", "a second transmitter, −6 dB, taking turns", 0.1, second=-6.0),
     Row("missing", "10 samples missing in one burst of four", 1.0, received=partial(missing, count=10, every=4)),
     Row("missing", "1000 samples missing in one burst of four", 1.0, received=partial(missing, count=1000, every=4)),
     Row("dc", "DC at −10 dB, carrier offset 1 %", 0.1, partial(carrier, level_db=-10, frequency=0.0), cfo=0.01),
-    Row("offset", "carrier offset ±6 %, receiver's default", 0.1, cfo=0.06),
+    Row("offset", "carrier offset ±6 %, the block's default", None, cfo=0.06),
     Row("offset", "carrier offset ±6 %, max_offset 0.1", 0.1, cfo=0.06, max_offset=0.1),
     Row("offset", "carrier offset ±9.9 %, max_offset 0.1", 0.2, cfo=0.099, max_offset=0.1),
+    Row("offset", "carrier offset ±20 %, max_offset 0.2", 0.2, cfo=0.2, max_offset=0.2),
 )  # fmt: skip
 
 
