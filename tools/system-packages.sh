@@ -21,6 +21,7 @@ has_browser() { command -v chromium || command -v chromium-browser || command -v
 browser=chromium
 ! grep -qs '^ID=ubuntu' /etc/os-release || browser=chromium-browser
 has_alsa_plugin() { ls /usr/lib/*/alsa-lib/libasound_module_pcm_"$1".so; }
+has_soapy_remote() { ls /usr/lib/*/SoapySDR/modules*/libremoteSupport.so; }
 has_font() { fc-list | grep -q .; }
 
 need gnuradio /usr/bin/python3 -c 'import gnuradio.gr'
@@ -52,6 +53,9 @@ for group in "$@"; do
             need pulseaudio-utils command -v pactl
             need libasound2-plugins has_alsa_plugin pulse
             need libhamlib-utils command -v rigctld
+            need libsoapysdr-dev test -e /usr/include/SoapySDR/Device.hpp
+            need soapysdr-module-remote has_soapy_remote
+            need soapyremote-server command -v SoapySDRServer
             need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
             ;;
         *)

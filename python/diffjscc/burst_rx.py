@@ -15,7 +15,7 @@ class burst_rx(gr.hier_block2):
     Input: complex samples at the transmitter's rate, at any level.
     Output 0: JSCC symbols, complex, unit mean power, gain 1; a burst's first one carries ``packet_len``,
     ``burst_header`` (11 bytes), ``snr_db``, ``cfo`` (cycles/sample), ``clock_offset`` and ``burst_start`` (where the burst begins
-    in the input, samples).
+    in the input, samples, plus DETECTOR_DELAY of burst_stages).
     Output 1: the noise variance of each symbol, float; +inf for an erasure.
     Output 2, optional: the channel in each burst's middle, fft_len complex a burst, lowest frequency first.
 
@@ -48,6 +48,10 @@ class burst_rx(gr.hier_block2):
             self.message_port_register_hier_out("status")
             for block in (self._detector, self._demodulator):
                 self.msg_connect((block, "status"), (self, "status"))
+
+    def samples(self):
+        """Number of samples that came so far."""
+        return self._detector.nitems_read(0)
 
     def counters(self):
         """{"detected": preambles, "received": bursts whose header was decoded, "rejected": preambles without one}."""

@@ -60,6 +60,8 @@ class burst_tx(gr.basic_block):
         self._length_tag = length_tag
         self._session = secrets.randbelow(SESSION_PERIOD)
         self._samples, self._tags = collections.deque(), collections.deque()
+        # Where images end on the output.
+        self._image_ends = []
         self._counters, self._log = Counters("sent", "dropped", by_reason=("dropped",)), StatusLog(self, self._warn)
         self.set_tag_propagation_policy(gr.TPP_DONT)
 
@@ -67,7 +69,16 @@ class burst_tx(gr.basic_block):
         """{"sent": bursts of samples, "dropped": {reason: bursts that could not be sent}}."""
         return self._counters.snapshot()
 
+    def waits(self):
+        """Whether samples are ready that what follows has not taken."""
+        return bool(self._samples)
+
+    def images_within(self, samples):
+        """Number of images whose last burst ends within the first ``samples`` samples since the flowgraph started."""
+        return sum(end <= samples for end in self._image_ends)
+
     def start(self):
+        self._image_ends = []
         self._assembler = BurstAssembler(self._length_tag)
         self._queued = self.nitems_written(0)
         return True
@@ -124,6 +135,7 @@ class burst_tx(gr.basic_block):
             self._tags.append((last, _END, pmt.PMT_T))
             self._samples.append(samples)
             self._queued += len(samples)
+        self._image_ends.append(self._queued - self._guard)
         return None
 
     def _drop(self, reason, message):

@@ -62,6 +62,10 @@ class jscc_rx(gr.hier_block2):
         self.connect((self._bursts, 0), (self, 0))
         self.connect((self._bursts, 2), (self, 1))
 
+    def samples(self):
+        """Number of samples that came so far."""
+        return self._bursts.samples()
+
     def counters(self):
         """What burst_rx counts, as "bursts", and what jscc_sink counts, without "distorted"."""
         counters = {"bursts": self._bursts.counters()} | self._sink.counters()

@@ -108,7 +108,7 @@ class jscc_source(gr.sync_block):
         self._known = reference_length(guard)
         self._silence[: self._known] = reference(self._known)
         self._files = find_images(source) if source else []
-        self._repeat = repeat
+        self._repeat, self._skipped = repeat, 0
         self._length_tag = pmt.intern(length_tag)
         self._counters, self._log = Counters("sent", "skipped", "replaced"), StatusLog(self, self._warn)
         self._changed = threading.Condition()
@@ -141,6 +141,15 @@ class jscc_source(gr.sync_block):
     def set_effort(self, effort):
         """Changes the encoder's effort, in steps, from the next image encoded. A bad value is logged and changes nothing."""
         self._transmitter.set_effort(effort)
+
+    def skip_files(self, count):
+        """Leaves the first ``count`` files of the source out, once. To be called before the flowgraph starts."""
+        self._skipped = count % len(self._files) if self._repeat and self._files else count
+
+    def over(self):
+        """Whether all images of the source have left it."""
+        with self._changed:
+            return self._ended and self._sending is None and not self._ready
 
     def counters(self):
         """{"sent": images on the stream to their last symbol, "skipped": images that could not be read or encoded, "waiting":
@@ -310,8 +319,8 @@ class jscc_source(gr.sync_block):
     def _read_files(self):
         """uint8 images of the files, over and over with ``repeat``; unreadable ones are skipped."""
         while True:
-            sent = 0
-            for path in self._files:
+            sent, files, self._skipped = 0, self._files[self._skipped :], 0
+            for path in files:
                 try:
                     pixels = read_image(path)
                 except ValueError as error:

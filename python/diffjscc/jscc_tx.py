@@ -72,6 +72,22 @@ class jscc_tx(gr.hier_block2):
         """Changes the amplitude at once. A bad value is logged and changes nothing."""
         self._scale.set_k(check_amplitude("amplitude", amplitude))
 
+    def skip_files(self, count):
+        """As in jscc_source."""
+        self._source.skip_files(count)
+
+    def samples(self):
+        """Number of samples that left so far."""
+        return self._scale.nitems_written(0)
+
+    def waits(self):
+        """Whether what follows has samples to take, or may have: those at a stream's end."""
+        return self._bursts.waits() or self._source.over()
+
+    def images_within(self, samples):
+        """Number of images whose last burst ends within the first ``samples`` samples since the flowgraph started."""
+        return self._bursts.images_within(samples)
+
     def counters(self):
         """What burst_tx counts, as "bursts", and what jscc_source counts."""
         return {"bursts": self._bursts.counters()} | self._source.counters()

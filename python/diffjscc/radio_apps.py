@@ -12,11 +12,13 @@ from dataclasses import fields
 from gnuradio.eng_arg import eng_float
 
 from diffjscc.air.preset import PRESETS, SOUND_PRESETS, SOUND_RATE
-from diffjscc.cli.options import whole
+from diffjscc.cli.options import number, whole
 from diffjscc.hub import DEFAULT_CODEC
 
 from .radios import ADDRESS, KINDS, SAMPLE_RATES, SOUND, Radio
+from .reconnecting import started_here, supervise
 from .sound import HIGHEST_RATE, LOWEST_RATE
+from .watchdog import PATIENCE, STOPPING
 
 
 def hertz(text):
@@ -53,6 +55,15 @@ def add_options(parser):
     add("--bandwidth", type=hertz, metavar="HZ", help="of the analog filters (default: the sample rate)")
     add("--gain", type=float, metavar="DB", help="default: the middle of the device's range")
     add("--antenna", default="", help="the device's name of the connector (default: its own)")
+    add(
+        "--patience",
+        type=number(0, 3600, above=True),
+        default=PATIENCE,
+        metavar="S",
+        help="exit with status 3 when the device moves no samples for so long, or takes 6 times as long to open"
+        " (default: %(default)g s)",
+    )
+    add("--reconnect", action="store_true", help="start again then, after 1 s, 2 s, … at most 60 s")
     add = parser.add_argument_group("air interface").add_argument
     add("--preset", choices=tuple(PRESETS), help="subcarriers, or what sound crosses (default: ofdm256; hf for audio and wav)")
     add("--codec", default=DEFAULT_CODEC, help="codec: a name of `diffjscc models`, or a folder (default: %(default)s)")
@@ -79,9 +90,14 @@ def radio_of(arguments: argparse.Namespace):
     return Radio(**{field.name: getattr(arguments, field.name) for field in fields(Radio)})
 
 
-def command(name, function, arguments):
-    """What ``function(arguments)`` returns, as an exit status; for bad input 2, after one line on standard error."""
+def command(name, function, arguments, again=None):
+    """What ``function(arguments)`` returns, as an exit status; for bad input 2, after one line on standard error.
+
+    again  for --reconnect: further options of another try, see `reconnecting.supervise`
+    """
     try:
+        if not started_here() and again is not None and arguments.reconnect:
+            return supervise(name, [option for option in sys.argv[1:] if option != "--reconnect"], again)
         return function(arguments)
     except ValueError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -145,10 +161,11 @@ def _rest():
     time.sleep(0.05)
 
 
-def run(flowgraph, finished=lambda: False, pause=_rest):
+def run(flowgraph, finished=lambda: False, pause=_rest, watchdog=None):
     """Runs a flowgraph until it ends, ``finished()`` returns True, or the process is interrupted or terminated.
 
-    ``pause()`` is called over and over meanwhile. Returns "ended", "finished" or "interrupted".
+    ``pause()`` is called over and over meanwhile. Returns "ended", "finished", "interrupted" or, where the watchdog of a radio gave
+    it up, "lost".
     """
     how = "ended"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -160,9 +177,15 @@ def run(flowgraph, finished=lambda: False, pause=_rest):
             if finished():
                 how = "finished"
                 break
+            if watchdog is not None and watchdog.lost():
+                how = "lost"
+                break
             pause()
     except KeyboardInterrupt:
         how = "interrupted"
+    if watchdog is not None and how == "ended" and watchdog.ended():
+        how = "lost"
     flowgraph.stop()
-    ended.join()
+    # The driver of a device may never return.
+    ended.join(None if watchdog is None else STOPPING)
     return how

@@ -18,6 +18,7 @@ from . import audio_radios
 from .pdus import LENGTH_TAG
 from .recordings import DATATYPES, Part, read_recording, replay, written
 from .sigmf_writer import recorder
+from .watchdog import PATIENCE, hold, opening
 
 #: Radios with an antenna, sound cards and their files, and stand-ins without either.
 DEVICES, SOUND, STAND_INS = ("uhd", "soapy", "pluto"), ("audio", "wav"), ("zmq", "file", "sigmf")
@@ -66,6 +67,7 @@ class Radio:
     bandwidth  of the analog filters, Hz; None for the sample rate
     gain       dB; None for the middle of the device's range, or for its own control where a Pluto receives
     antenna    the device's name of the connector; "" for its default
+    patience   seconds without a sample after which the device is given up
 
     Raises ValueError where these do not fit together.
     """
@@ -80,6 +82,7 @@ class Radio:
     bandwidth: float | None = None
     gain: float | None = None
     antenna: str = ""
+    patience: float = PATIENCE
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -120,13 +123,28 @@ class Radio:
 
 
 def radio_source(radio):
-    """A block with one output: the complex samples that ``radio`` receives. Raises ValueError where it cannot be opened."""
-    return _SOURCES[radio.kind](radio)
+    """A block with one output: the complex samples that ``radio`` receives. Raises ValueError where it cannot be opened.
+
+    Ends the process, after one line, where the driver of a device does not return.
+    """
+    return _opened(_SOURCES, "diffjscc-rx", radio)
 
 
 def radio_sink(radio):
     """A block with one input: complex samples to be sent, bursts tagged as burst_tx does. Raises ValueError as above."""
-    return _SINKS[radio.kind](radio)
+    return _opened(_SINKS, "diffjscc-tx", radio)
+
+
+def _opened(makers, program, radio):
+    if radio.kind not in DEVICES:
+        return makers[radio.kind](radio)
+    with opening(program, device_name(radio), radio.patience):
+        return makers[radio.kind](radio)
+
+
+def device_name(radio):
+    """What messages call a device."""
+    return f"radio {radio.kind}, device '{radio.args or 'any'}'"
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------------
@@ -150,7 +168,7 @@ def _opening(what, hint):
 
 
 def _opening_device(radio, finder):
-    return _opening(f"radio {radio.kind}, device '{radio.args or 'any'}'", f"`{finder}` lists what is connected")
+    return _opening(device_name(radio), f"`{finder}` lists what is connected")
 
 
 def _check_rate(actual, radio):
@@ -197,6 +215,8 @@ def _tune_soapy(block, radio):
     block.set_gain(0, (gains.minimum() + gains.maximum()) / 2 if radio.gain is None else radio.gain)
     if radio.antenna:
         block.set_antenna(0, radio.antenna)
+    # A device that is gone is an error thousands of times a second; the watchdog tells it once.
+    block.set_log_level("off")
     return block
 
 
@@ -209,9 +229,9 @@ def _soapy_source(radio):
 def _soapy_sink(radio):
     soapy = _driver("soapy")
     with _opening_device(radio, "SoapySDRUtil --find"):
-        block = _tune_soapy(soapy.sink(radio.args, "fc32", 1, "", "", [""], [""]), radio)
-        block.set_length_tag_name(LENGTH_TAG)
-        return block
+        # Without a length tag: gr-soapy's sink up to 3.10.12 begins with an uninitialised count of a burst's samples, and then
+        # throws samples away. So devices may report underruns between bursts.
+        return _tune_soapy(soapy.sink(radio.args, "fc32", 1, "", "", [""], [""]), radio)
 
 
 def _tune_pluto(block, radio):
@@ -225,24 +245,32 @@ def _tune_pluto(block, radio):
 def _pluto_source(radio):
     iio = _driver("iio")
     with _opening_device(radio, "iio_info -s"):
-        block = iio.fmcomms2_source_fc32(radio.args or iio.get_pluto_uri(), [True, True], PLUTO_BUFFER)
-        block.set_gain_mode(0, "slow_attack" if radio.gain is None else "manual")
+        uri = radio.args or iio.get_pluto_uri()
+        block = hold(iio.fmcomms2_source_fc32(uri, [True, True], PLUTO_BUFFER))
+        # Twice: up to GNU Radio 3.10.6 the first call writes the mode that was set before.
+        for _ in range(2):
+            block.set_gain_mode(0, "slow_attack" if radio.gain is None else "manual")
         if radio.gain is not None:
             block.set_gain(0, radio.gain)
         block.set_quadrature(True)
         block.set_rfdc(True)
         block.set_bbdc(True)
-        return _tune_pluto(block, radio)
+        _tune_pluto(block, radio)
+        # The block has no setter for the analog filter. Another one shares its connection, and writes parameters when it is made.
+        bandwidth = f"in_voltage_rf_bandwidth={int(radio.bandwidth or radio.sample_rate)}"
+        iio.device_source(uri, "cf-ad9361-lpc", ["voltage0", "voltage1"], "ad9361-phy", [bandwidth], PLUTO_BUFFER, 0)
+        return block
 
 
 def _pluto_sink(radio):
     iio = _driver("iio")
     with _opening_device(radio, "iio_info -s"):
-        block = iio.fmcomms2_sink_fc32(radio.args or iio.get_pluto_uri(), [True, True], PLUTO_BUFFER, False)
-        block.set_bandwidth(int(radio.bandwidth or radio.sample_rate))
+        block = hold(iio.fmcomms2_sink_fc32(radio.args or iio.get_pluto_uri(), [True, True], PLUTO_BUFFER, False))
         # Its gain is an attenuation, 0 to 89.75 dB.
         block.set_attenuation(0, 45.0 if radio.gain is None else -radio.gain)
-        return _tune_pluto(block, radio)
+        _tune_pluto(block, radio)
+        block.set_bandwidth(int(radio.bandwidth or radio.sample_rate))
+        return block
 
 
 # --- stand-ins -------------------------------------------------------------------------------------------------------------

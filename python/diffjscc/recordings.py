@@ -55,6 +55,15 @@ def recording_paths(name):
     return Path(f"{stem}.sigmf-data"), Path(f"{stem}.sigmf-meta")
 
 
+def unused_recording(name):
+    """``name``, or name-2, name-3, … where a recording of that name exists."""
+    stem, number = str(recording_paths(name)[0]).removesuffix(".sigmf-data"), 2
+    found = stem
+    while any(path.exists() for path in recording_paths(found)):
+        found, number = f"{stem}-{number}", number + 1
+    return found
+
+
 def read_recording(name):
     """The Recording of a name. Raises ValueError where there is none, or where it cannot be replayed."""
     data, path = recording_paths(name)

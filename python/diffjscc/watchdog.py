@@ -19,13 +19,15 @@ PATIENCE, OPENING = 5.0, 6
 #: Seconds that a flowgraph with a device gets to stop: a driver may never return.
 STOPPING = 10.0
 
-_held = []
+#: Devices that this process opened, and blocks that are never freed.
+_opened, _held = [], []
 
 
 @contextlib.contextmanager
 def opening(program, device, patience=PATIENCE):
     """Around the opening of a device: ends the process, after one line, where the driver does not return."""
     survive_driver_threads()
+    _opened.append(device)
     line = f"{program}: {device}: it does not answer: is another program using it? Exit status {LOST}"
     timer = exit_timer(OPENING * patience, line, LOST)
     try:
@@ -42,8 +44,8 @@ def hold(block):
 
 
 def leave(status):
-    """Ends the process, without the destructors of devices that are held or hang."""
-    if not _held and status != LOST:
+    """Ends the process; where it opened a device, without the destructors of its driver, which may hang or crash."""
+    if not _opened:
         sys.exit(status)
     sys.stdout.flush()
     sys.stderr.flush()

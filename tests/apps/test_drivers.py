@@ -93,7 +93,7 @@ def test_every_image_crosses_soapyremote(run, module, images, tmp_path):
     ) as server:
         try:
             wait_until(lambda: listens(port), 20)
-            remote = {"driver": "remote", "remote": f"tcp://127.0.0.1:{port}", "remote:driver": "loopback"}
+            remote = {"driver": "remote", "remote": f"tcp://127.0.0.1:{port}", "remote:driver": "loopback", "remote:prot": "tcp"}
             device = loopback(tmp_path, **remote)
             transmitter = run("tx", images, *device)
             receiver = run("rx", *device, "--out", tmp_path / "out", "--images", 3, "--seconds", LIMIT)

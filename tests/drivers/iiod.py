@@ -4,7 +4,8 @@
 
 What is transmitted is received. As a program, `iiod.py PORT [FAULT …]` serves until it is ended.
 
-Faults: "rate" refuses sample rates; "gone=N" ends the connections, and refuses new ones, after N bytes of samples; "silence=N" leaves all further requests for samples unanswered after N bytes.
+Faults: "rate" refuses sample rates; "gone=N" ends the connections, and refuses new ones, after N bytes of samples; "silence=N"
+leaves all further requests for samples unanswered after N bytes.
 """
 
 import contextlib

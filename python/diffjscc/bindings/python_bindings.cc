@@ -13,6 +13,7 @@ namespace py = pybind11;
 // BINDING_FUNCTION_PROTOTYPES(
 void bind_burst_demodulator(py::module& m);
 void bind_burst_detector(py::module& m);
+void bind_driver_threads(py::module& m);
 void bind_scheduler(py::module& m);
 // ) END BINDING_FUNCTION_PROTOTYPES
 
@@ -29,6 +30,7 @@ PYBIND11_MODULE(diffjscc_python, m)
     // BINDING_FUNCTION_CALLS(
     bind_burst_demodulator(m);
     bind_burst_detector(m);
+    bind_driver_threads(m);
     bind_scheduler(m);
     // ) END BINDING_FUNCTION_CALLS
 }
