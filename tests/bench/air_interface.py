@@ -24,7 +24,7 @@ import numpy as np
 from gnuradio import analog, blocks, diffjscc, gr
 
 from diffjscc.air.modulator import Modulator
-from diffjscc.air.preset import BANDWIDTH, PRESETS
+from diffjscc.air.preset import BANDWIDTH, find_preset
 
 DETECTION_SNRS = (-9, -8, -7, -6, -5, -4, -3, -1, 0, 2)
 DETECTION_GOALS = {0: 0.999, -3: 0.99, -5: 0.9}
@@ -60,7 +60,7 @@ class Bench:
 
     def detection(self):
         """Detected, header right: AWGN, carrier offset and timing random."""
-        for preset in PRESETS:
+        for preset in link.RADIO_PRESETS:
             points = self._points(preset, SHORT, map(link.Channel, DETECTION_SNRS))
             self.curves["headers"][preset] = [(snr, point.right / point.sent) for snr, point in points.items()]
             for snr_db, goal in DETECTION_GOALS.items():
@@ -94,7 +94,7 @@ class Bench:
 
     def snr_estimate(self):
         """rms error of the estimate."""
-        for preset in PRESETS:
+        for preset in link.RADIO_PRESETS:
             points = self._points(preset, SHORT, map(link.Channel, ESTIMATE_SNRS))
             errors = [point.error_db for point in points.values()]
             what = f"{preset}: SNR estimate's rms error at {joined(points)} dB"
@@ -103,7 +103,7 @@ class Bench:
     def multipath(self):
         """Three Rayleigh taps, 10 dB on average."""
         fadings = {"static": link.Fading(), "10 Hz Doppler": link.Fading(doppler=10.0)}
-        for preset, (name, fading) in itertools.product(PRESETS, fadings.items()):
+        for preset, (name, fading) in itertools.product(link.RADIO_PRESETS, fadings.items()):
             point = self._points(preset, SHORT, [link.Channel(10, fading=fading)])[10]
             share = point.right / point.sent
             yield Row(f"{preset}, multipath, {name}, 10 dB: header right", f"{share:.1%}", "≥ 99 %", share >= 0.99)
@@ -145,7 +145,7 @@ class Bench:
         """Share of the occupied time and bandwidth that is not payload; silence between bursts left out."""
         for symbols, goal in ((3072, 0.45), (12288, 0.25)):
             count = -(-symbols // LONG)
-            samples = count * PRESETS["ofdm256"].burst_len(symbols // count)
+            samples = count * find_preset("ofdm256").burst_len(symbols // count)
             share = 1 - symbols / (samples * BANDWIDTH)
             yield Row(f"ofdm256: overhead at {symbols} symbols", f"{share:.1%}", f"≤ {goal:.0%}", share <= goal)
 
@@ -155,7 +155,7 @@ class Bench:
         noise = link.white_noise(1 << 20, 1.0, rng)
         speed = throughput(our_receiver, noise, 20)
         yield Row("receiver, one core: searching", f"{speed:.1f} Msps", "≥ 15 Msps", speed >= 15)
-        modulator = Modulator(PRESETS["ofdm256"], link.CLIP_DB)
+        modulator = Modulator(find_preset("ofdm256"), link.CLIP_DB)
         for length in (SHORT, LONG):
             bursts = [modulator(link.white_noise(length, 1.0, rng), rng.bytes(11)) for _ in range(100)]
             speed = throughput(our_receiver, back_to_back(bursts, 10, rng), 15)
@@ -233,7 +233,7 @@ def false_alarms(detector, count):
 def peak_to_average(clip_db):
     """Mean over bursts of their highest sample's power over their mean power, dB."""
     rng = np.random.default_rng(1)
-    modulator = Modulator(PRESETS["ofdm256"], clip_db)
+    modulator = Modulator(find_preset("ofdm256"), clip_db)
     powers = [np.abs(modulator(link.white_noise(SHORT, 1.0, rng), rng.bytes(11))) ** 2 for _ in range(200)]
     return 10 * np.log10(np.mean([np.max(power) / np.mean(power) for power in powers]))
 

@@ -14,6 +14,9 @@ from gnuradio import blocks, channels, diffjscc, gr
 from diffjscc.air.modulator import Modulator
 from diffjscc.air.preset import BANDWIDTH, find_preset
 
+#: Those of radios. The presets for sound are the same waveforms at a low sample rate; tests/bench/audio.py measures them.
+RADIO_PRESETS = ("ofdm64", "ofdm256")
+
 #: What burst_tx does unless told otherwise.
 CLIP_DB = 9.0
 

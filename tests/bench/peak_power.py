@@ -13,13 +13,13 @@ import math
 from pathlib import Path
 
 import numpy as np
-from air_interface_link import TAIL, receive, white_noise
+from air_interface_link import RADIO_PRESETS, TAIL, receive, white_noise
 
 from diffjscc.air.gatherer import Gatherer
 from diffjscc.air.header import Fragment, pack_image, unpack_image
 from diffjscc.air.modulator import Modulator, fragments
 from diffjscc.air.peaks import AUTO, cut_for
-from diffjscc.air.preset import BANDWIDTH, PREAMBLE_LEN, PRESETS, find_preset
+from diffjscc.air.preset import BANDWIDTH, PREAMBLE_LEN, find_preset
 from diffjscc.hub import load_codec
 from diffjscc.images import find_images, read_image, to_tensor
 from diffjscc.metrics import psnr
@@ -134,7 +134,7 @@ def main():
     parser.add_argument("--kodak", type=Path, help="images, for their PSNR at equal peak power")
     arguments = parser.parse_args()
     ways = [("9 dB", 9.0, 1.0), *((f"auto, {encoded:g} dB", AUTO, encoded) for encoded in ENCODED)]
-    for preset in PRESETS:
+    for preset in RADIO_PRESETS:
         print(f"\n{preset}: effective SNR, dB, at P/N")
         print("| peaks cut, encoded for | cut, dB | PAPR, dB | " + " | ".join(f"{snr:g}" for snr in PEAK_SNRS) + " |")
         print("|" + "---|" * (3 + len(PEAK_SNRS)))
