@@ -5,6 +5,7 @@
 #define INCLUDED_DIFFJSCC_LINE_EXCISION_H
 
 #include <gnuradio/gr_complex.h>
+#include <volk/volk.h>
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -52,13 +53,18 @@ public:
         const auto middle = d_some.begin() + d_some.size() / 2;
         std::nth_element(d_some.begin(), middle, d_some.end());
         const float limit = LOUD / float(M_LN2) * *middle;
+        const size_t bins = STRIDE * d_some.size();
+        uint32_t loudest = 0;
+        volk_32f_index_max_32u(&loudest, power, bins);
+        if (!(power[loudest] > limit))
+            return 0;
         int removed = 0;
-        for (size_t i = 0; i < STRIDE * d_some.size(); i++)
-            removed += power[i] > limit;
-        if (removed)
-            for (size_t i = 0; i < STRIDE * d_some.size(); i++)
-                if (power[i] > limit)
-                    spectrum[i] = 0;
+        for (size_t i = 0; i < bins; i++) {
+            if (power[i] > limit) {
+                spectrum[i] = 0;
+                removed++;
+            }
+        }
         return removed;
     }
 
