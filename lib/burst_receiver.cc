@@ -18,6 +18,9 @@ constexpr double OFFSET_SEARCH = 5e-3;
 // And what may be left of it once the header's pilots have been used.
 constexpr double FINER_SEARCH = 1e-3;
 
+// Places in a burst where samples are missing; more are not looked for.
+constexpr int MAX_LOSSES = 3;
+
 // A moving channel that turns by more from one OFDM symbol to the next, radians, is turned
 // back before it is estimated again.
 constexpr double LEAST_DRIFT = 0.1;
@@ -131,6 +134,15 @@ burst_payload burst_receiver::read_payload(const gr_complex* samples,
                                            const burst_start& start,
                                            int usable)
 {
+    return read_payload(samples, start, usable, MAX_LOSSES);
+}
+
+// ``losses``: how many times samples may be missing still.
+burst_payload burst_receiver::read_payload(const gr_complex* samples,
+                                           const burst_start& start,
+                                           int usable,
+                                           int losses)
+{
     const int in_header = d_preset.header_symbols;
     const int in_front = symbols_in_front(start.header.with_callsign);
     const int length = start.header.length;
@@ -182,23 +194,25 @@ burst_payload burst_receiver::read_payload(const gr_complex* samples,
                                    estimate.level);
         if (estimate.degree == 0 && !noise.uneven)
             break;
-        const auto lost = pass > 0 ? std::nullopt
-                                   : d_slips(d_ofdm.samples(),
-                                             d_ofdm.count(),
-                                             channel,
-                                             start.window,
-                                             in_front,
-                                             symbols);
+        const auto lost = pass > 0 || losses == 0 ? std::nullopt
+                                                  : d_slips(d_ofdm.samples(),
+                                                            d_ofdm.count(),
+                                                            channel,
+                                                            start.window,
+                                                            in_front,
+                                                            symbols);
         if (lost) {
             // With zeros in their place everything behind comes in time again.
             std::vector<gr_complex> mended(samples - MARGIN, samples + usable);
             mended.insert(mended.begin() + MARGIN + lost->at, lost->missing, 0);
-            burst_payload payload =
-                read_payload(mended.data() + MARGIN, start, usable + lost->missing);
+            burst_payload payload = read_payload(
+                mended.data() + MARGIN, start, usable + lost->missing, losses - 1);
             payload.missing += lost->missing;
             return payload;
         }
-        const std::vector<bool> gone = d_ofdm.silent(symbols, start.window);
+        std::vector<bool> gone = d_ofdm.silent(symbols, start.window);
+        // What could be decoded came.
+        std::fill_n(gone.begin(), in_front, false);
         if (pass == 0) {
             const searched_channel first = d_search(received, sent, 1, gone);
             const bool drifts = std::abs(first.drift) > LEAST_DRIFT;

@@ -91,6 +91,10 @@ public:
     const preset& parameters() const { return d_preset; }
 
 private:
+    burst_payload read_payload(const gr_complex* samples,
+                               const burst_start& start,
+                               int usable,
+                               int losses);
     int symbols_in_front(bool with_callsign) const;
     resource_grid sent_in_front(const std::vector<gr_complex>& elements) const;
     std::string

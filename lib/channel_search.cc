@@ -122,8 +122,12 @@ searched_channel channel_search::operator()(const resource_grid& as_received,
                             best.channel,
                             result.noise.variance().rowwise() + best.error.transpose());
     }
+    // Levels that differ by more than a float holds: nothing can be said.
+    if (!best.channel.allFinite())
+        best.channel.setZero();
     channel_estimate& estimate = result.estimate;
     estimate.channel = best.channel;
+    estimate.middle = best.channel.col(symbols / 2);
     estimate.level = level;
     result.noise.level = level;
     estimate.noise_var = result.noise.variance();
@@ -138,7 +142,8 @@ searched_channel channel_search::operator()(const resource_grid& as_received,
     const auto payload = Eigen::seq(first, symbols - 1);
     const double snr = estimate.channel(Eigen::all, payload).squaredNorm() /
                        estimate.noise_var(Eigen::all, payload).sum();
-    estimate.snr_db = 10 * std::log10(std::clamp(snr, 1e-6, 1e9));
+    estimate.snr_db =
+        10 * std::log10(std::isfinite(snr) ? std::clamp(snr, 1e-6, 1e9) : 1e-6);
     result.drift = 0;
     if (best.step >= 0 && symbols > 1)
         result.drift =

@@ -57,7 +57,8 @@ public:
      * \param received  the burst
      * \param whole  what its first OFDM symbols are known to hold
      * \param rounds  at most so many; one is enough to tell which model it will be
-     * \param lost  of each OFDM symbol: whether nothing of it came; empty where all came
+     * \param lost  of each OFDM symbol: whether nothing of it came, none of the known
+     *              ones; empty where all came
      */
     searched_channel operator()(const resource_grid& received,
                                 const resource_grid& whole,

@@ -234,7 +234,8 @@ fading_estimator::profile fading_estimator::along(const known_elements& known,
     const Eigen::SelfAdjointEigenSolver<MatrixXcf> parts(projected * taps.asDiagonal() *
                                                          projected.adjoint());
     const VectorXd powers = parts.eigenvalues().cast<double>().cwiseMax(1e-30).reverse();
-    const int count = (powers.array() > LEAST_DIRECTION * powers(0)).count();
+    const int count =
+        std::max<int>(1, (powers.array() > LEAST_DIRECTION * powers(0)).count());
     return { set_up(known,
                     weight,
                     d_basis * parts.eigenvectors().rightCols(count).rowwise().reverse()),
@@ -283,7 +284,8 @@ fitted_channel fading_estimator::moving(const known_elements& known,
                 if (now < score) {
                     score = now;
                     chosen = step;
-                } else if (!(now < score + HOPELESS) || pass > 0) {
+                } else if (std::isfinite(score) &&
+                           (!(now < score + HOPELESS) || pass > 0)) {
                     return;
                 }
             }

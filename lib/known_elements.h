@@ -64,6 +64,8 @@ public:
     //! The carriers, as indices, whose elements are known in a symbol.
     const std::vector<int>& positions(int symbol) const
     {
+        if (!d_lost.empty() && d_lost[symbol])
+            return d_none;
         return is_whole(symbol) ? d_all
                                 : d_preset.pilot_positions[symbol % PILOT_SPACING];
     }

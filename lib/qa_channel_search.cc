@@ -37,7 +37,7 @@ struct burst {
     searched_channel search() const
     {
         return channel_search(parameters, estimator.basis())(
-            received, sent.leftCols(parameters.header_symbols));
+            received, sent.leftCols(parameters.header_symbols), channel_search::ENOUGH);
     }
 
     // Mean square error of the estimate, its phases included, over the channel's power.
@@ -123,13 +123,68 @@ BOOST_AUTO_TEST_CASE(fading_is_followed_on_one_path_and_on_two)
             BOOST_TEST(burst.error(found) < 0.02);
             // What is claimed is about what is.
             const double error =
-                (burst.received - burst.sent.cwiseProduct(found.estimate.channel))
+                (found.received - burst.sent.cwiseProduct(found.estimate.channel))
                     .squaredNorm() /
                 burst.received.size();
             BOOST_TEST(double(found.estimate.noise_var.mean()) == error,
                        boost::test_tools::tolerance(0.35));
         }
     }
+}
+
+BOOST_AUTO_TEST_CASE(symbols_that_did_not_come_are_left_out)
+{
+    burst burst(256, 0.03, 1, [](const preset& p, int) {
+        return Eigen::VectorXcf(echo(p, 0.8f, 3.5) + echo(p, gr_complex(0, 0.6f), 7.2));
+    });
+    std::vector<bool> lost(burst.symbols);
+    for (int symbol : { 8, 9, 10 }) {
+        burst.received.col(symbol).setZero();
+        lost[symbol] = true;
+    }
+    const auto found = channel_search(burst.parameters, burst.estimator.basis())(
+        burst.received,
+        burst.sent.leftCols(burst.parameters.header_symbols),
+        channel_search::ENOUGH,
+        lost);
+    BOOST_TEST(found.phase.size() == 0);
+    BOOST_TEST(burst.error(found) < 0.03 * 1.5 * 16 / 1000);
+}
+
+BOOST_AUTO_TEST_CASE(what_a_moving_channel_spreads_between_carriers_is_taken_away)
+{
+    // A path whose gain grows linearly: 1 in the burst's middle, by 0.15 in each OFDM symbol.
+    const preset parameters(256, 16);
+    const int symbols = 8;
+    const double slope = 0.15;
+    const resource_grid sent = sent_grid(parameters, symbols, 1);
+    resource_grid channel(sent.rows(), symbols), received(sent.rows(), symbols);
+    fft::fft_complex_fwd forward(256);
+    fft::fft_complex_rev backward(256);
+    for (int symbol = 0; symbol < symbols; symbol++) {
+        const double gain = 1 + slope * (symbol - 3.5);
+        channel.col(symbol).setConstant(gain);
+        std::fill_n(backward.get_inbuf(), 256, 0);
+        for (int i = 0; i < sent.rows(); i++)
+            backward.get_inbuf()[(parameters.carriers[i] + 256) % 256] = sent(i, symbol);
+        backward.execute();
+        for (int n = 0; n < 256; n++)
+            forward.get_inbuf()[n] = backward.get_outbuf()[n] *
+                                     float((gain + slope * (n - 127.5) / 272) / 256);
+        forward.execute();
+        for (int i = 0; i < sent.rows(); i++)
+            received(i, symbol) =
+                forward.get_outbuf()[(parameters.carriers[i] + 256) % 256];
+    }
+    const resource_grid whole = sent.leftCols(parameters.header_symbols);
+    const Eigen::MatrixXf noise_var =
+        Eigen::MatrixXf::Constant(sent.rows(), symbols, 1e-3);
+    const auto off = [&](const resource_grid& grid) {
+        return (grid - sent.cwiseProduct(channel)).squaredNorm();
+    };
+    const resource_grid cleaned =
+        intercarrier_canceller(parameters)(received, received, whole, channel, noise_var);
+    BOOST_TEST(off(cleaned) < 0.02 * off(received));
 }
 
 BOOST_AUTO_TEST_CASE(interference_in_half_of_the_symbols_is_weighted)

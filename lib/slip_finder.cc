@@ -14,6 +14,9 @@ namespace {
 // are on average, and what must be reached behind the loss.
 constexpr double LOW = 0.5, LEAST_GAIN = 0.25, HIGH = 0.6;
 
+// In noise that strong, signals are not told from others; at 0 dB the match is 0.5.
+constexpr double LEAST_MATCH = 0.45;
+
 // Symbols behind the loss that are compared: at most, and at least.
 constexpr int COMPARED = 6, LEAST = 1;
 
@@ -100,6 +103,8 @@ std::optional<slip> slip_finder::operator()(const gr_complex* samples,
         if (symbol < first)
             usual += matches.back() / first;
     }
+    if (usual < LEAST_MATCH)
+        return std::nullopt;
     // The place that parts high from low matches best.
     int bad = symbols;
     double gain = 0, most_gained = 0;
@@ -128,7 +133,7 @@ std::optional<slip> slip_finder::operator()(const gr_complex* samples,
         for (int by = -NEAR; by <= NEAR; by++) {
             const int at = behind + offset + by;
             const int gap = begin(symbol) - at;
-            if (gap <= 0)
+            if (gap <= 0 || at + compared * length > count)
                 continue;
             double sum = 0;
             for (int i = 0; i < compared; i++)

@@ -36,6 +36,10 @@ struct slip {
  * 4. Where exactly: the place at which the two symbols around match best once the missing
  *    samples are put in as zeros.
  *
+ * A symbol's pilots, PILOT_SPACING carriers apart, look the same after a multiple of
+ * N/PILOT_SPACING samples, 20 for N = 256: a loss of just so many is not noticed, nor one of a
+ * few samples where a symbol has four pilots only.
+ *
  * Holds for channels that change little during the burst, and where a few whole OFDM symbols
  * follow the loss.
  */
