@@ -46,7 +46,6 @@ constexpr size_t CAPACITY = 1 << 22, MTU = 4096;
 
 struct medium {
     std::atomic<uint64_t> written, read;
-    std::atomic<int> senders;
     sample ring[CAPACITY];
 };
 
@@ -197,17 +196,11 @@ public:
     int
     activateStream(SoapySDR::Stream*, const int, const long long, const size_t) override
     {
-        if (!d_active && !d_receives)
-            d_medium->senders++;
-        d_active = true;
         d_due = clock_type::now();
         return 0;
     }
     int deactivateStream(SoapySDR::Stream*, const int, const long long) override
     {
-        if (d_active && !d_receives)
-            d_medium->senders--;
-        d_active = false;
         return 0;
     }
 
@@ -227,15 +220,14 @@ public:
         const auto span = duration(wanted);
         std::this_thread::sleep_until(std::min(d_due, clock_type::now() + span));
         // A transmitter that is late for its own burst would make a gap in it.
-        for (int n = 0;
-             n < 400 && d_medium->senders && d_medium->written == d_medium->read;
-             n++)
+        for (int n = 0; n < 400 && d_flows && d_medium->written == d_medium->read; n++)
             std::this_thread::sleep_for(std::chrono::milliseconds(1));
         const uint64_t begin = d_medium->read;
         const size_t there = std::min<uint64_t>(wanted, d_medium->written - begin);
         for (size_t n = 0; n < there; n++)
             out[n] = d_medium->ring[(begin + n) % CAPACITY];
         d_medium->read = begin + there;
+        d_flows = there > 0;
         if (there == 0) {
             std::fill_n(out, wanted, sample(0));
             d_due = clock_type::now() + span;
@@ -301,7 +293,7 @@ private:
     medium* d_medium = nullptr;
     double d_rate = 1e6, d_rate_error = 0, d_bandwidth = 0, d_frequency = 0, d_gain = 0;
     uint64_t d_after = 0, d_done = 0;
-    bool d_receives = false, d_active = false;
+    bool d_receives = false, d_flows = false;
     clock_type::time_point d_due;
 };
 
