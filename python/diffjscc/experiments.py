@@ -5,6 +5,7 @@ What a plan is, and what becomes of bursts, is in the package `diffjscc.experime
 """
 
 import collections
+import contextlib
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pmt
 from gnuradio import gr
 
-from diffjscc.errors import extra
+from diffjscc.errors import extra, one_line
 
 from .burst_rx import burst_rx
 from .burst_stages import DETECTOR_DELAY
@@ -255,8 +256,11 @@ def _package():
     return plan, schedule, waveform, collector, results
 
 
-def send_experiment(arguments):
-    """Sends a plan. Returns 0, or 2 where a transmission could not be made."""
+def send_experiment(arguments, keyed):
+    """Sends a plan. Returns 0, or 2 where a transmission could not be made.
+
+    keyed  makes what switches a transceiver: (arguments, radio, ExitStack) → ([blocks before the radio's sink], a Key or None)
+    """
     plans, schedules, waveforms, _, _ = _package()
     if arguments.images is not None or arguments.camera is not None:
         raise ValueError("--experiment sends its plan's images: leave out others")
@@ -265,19 +269,24 @@ def send_experiment(arguments):
     schedule = schedules.Schedule(plan, plans.find_sources(plan, arguments.originals))
     waveform = waveforms.Waveform(schedule, arguments.device, lambda line: print(f"diffjscc-tx: {line}", file=sys.stderr))
     radio = radio_of(arguments)
-    source, sink = schedule_source(waveform, radio.silence), radio_sink(radio)
+    source = schedule_source(waveform, radio.silence)
     print(
         f"{len(schedule.cells)} transmissions, session {schedule.session}, {schedule.seconds(radio.sample_rate):.1f} s"
         f" at {radio.sample_rate:g} samples/s",
         flush=True,
     )
-    flowgraph = gr.top_block("diffjscc-tx")
-    flowgraph.connect(source, sink)
-    run(flowgraph)
-    if source.error is not None:
-        raise ValueError(f"the schedule could not be made: {source.error}") from source.error
-    if radio.live:
-        time.sleep(LINGER)
+    with contextlib.ExitStack() as stack:
+        stages, key = keyed(arguments, radio, stack)
+        flowgraph = gr.top_block("diffjscc-tx")
+        flowgraph.connect(source, *stages, radio_sink(radio))
+        how = run(flowgraph)
+        if key is not None and how == "ended":
+            key.wait()
+        elif radio.live and key is None:
+            time.sleep(LINGER)
+    for error in (source.error, key.error if key is not None else None):
+        if error is not None:
+            raise ValueError(one_line(error)) from error
     print(f"sent {source.sent - waveform.unsent} of {len(schedule.cells)} transmissions, {waveform.unsent} not possible")
     return 2 if waveform.unsent else 0
 

@@ -214,7 +214,9 @@ def notes(collector: Collector, rows: Sequence[Mapping[str, Any]], chirps: Mappi
     if impossible:
         lines.append(f"{impossible} of the others cannot be sent: the image does not fit at its codec's coarsest setting.")
     known = [value for value in chirps.values() if not math.isnan(value)]
-    if known:
+    if known and not any(map(math.isfinite, known)):
+        lines.append("There was no noise that could be measured: C/N₀ is infinite.")
+    elif known:
         lines.append(
             f"C/N₀ {min(known):.1f} to {max(known):.1f} dB·Hz at the highest amplitude, by {len(known)} of {len(chirps)} chirps."
             " The SNR predicted follows from it and from the peak power that an image has; reception adds what the receiver loses."
