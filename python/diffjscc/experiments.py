@@ -264,6 +264,8 @@ def send_experiment(arguments, keyed):
     plans, schedules, waveforms, _, _ = _package()
     if arguments.images is not None or arguments.camera is not None:
         raise ValueError("--experiment sends its plan's images: leave out others")
+    if arguments.ptt is not None or arguments.vox:
+        raise ValueError("--ptt and --vox do not go with --experiment: key the transceiver by hand, for the whole schedule")
     plan = plans.load_plan(arguments.experiment)
     arguments.preset = plan.preset
     schedule = schedules.Schedule(plan, plans.find_sources(plan, arguments.originals))
