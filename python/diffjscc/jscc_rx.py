@@ -62,6 +62,10 @@ class jscc_rx(gr.hier_block2):
         self.connect((self._bursts, 0), (self, 0))
         self.connect((self._bursts, 2), (self, 1))
 
+    def load(self):
+        """Loads the codec now, not with the first burst."""
+        self._sink.load()
+
     def samples(self):
         """Number of samples that came so far."""
         return self._bursts.samples()

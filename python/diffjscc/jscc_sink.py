@@ -133,6 +133,10 @@ class jscc_sink(gr.sync_block):
         """Changes the SNR, dB, from the next decoded burst on; None estimates it. A bad value is logged and changes nothing."""
         self._receiver.set_snr_db(snr_db)
 
+    def load(self):
+        """Loads the codec now, not with the first burst."""
+        self._receiver.load()
+
     def counters(self):
         """What happened to bursts and images so far.
 

@@ -50,6 +50,11 @@ class Receiver:
         self._device = device
         self.set_snr_db(snr_db)
 
+    def load(self):
+        """Loads the codec that bursts must name now, not with the first burst; nothing where they may name any."""
+        if len(self._names) == 1:
+            self._codec(next(iter(self._names)))
+
     def set_snr_db(self, snr_db):
         self.snr_db = None if snr_db is None else arguments.snr_db("snr_db", snr_db)
 

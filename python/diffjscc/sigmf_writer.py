@@ -96,7 +96,8 @@ class recorder(gr.sync_block):
             if not isinstance(value, float) or math.isfinite(value):
                 entry[f"diffjscc:{key}"] = value
         with self._changed:
-            self._annotations.append((self._base + int(start), int(count), entry))
+            # A detector may be some samples off at the very beginning.
+            self._annotations.append((self._base + max(0, int(start)), int(count), entry))
             self._dirty = True
 
     def finish(self):
