@@ -2,6 +2,7 @@
 #
 # make demo    two photographs through a GNU Radio channel, and a contact sheet of what arrived
 # make test    everything that is tested
+# make drivers the tests of radios through the drivers of SoapySDR and Pluto, in front of devices without hardware
 # make bench   speed and memory of codec, refiner and refinement service, as tables
 # make docs    the documentation site, into build/docs
 # make man     the man pages and the pages of the commands, after a change of their options
@@ -33,7 +34,7 @@ RUN := PYTHONPATH=$(abspath $(BUILD))/test_modules$${PYTHONPATH:+:$$PYTHONPATH} 
 
 COMPILE := cmake --build $(BUILD) --parallel $(shell nproc 2> /dev/null || echo 2)
 
-.PHONY: demo test bench docs man grc animation lint install deb wheel uninstall setup clean
+.PHONY: demo test drivers bench docs man grc animation lint install deb wheel uninstall setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -43,6 +44,10 @@ test: setup $(VENV)/.installed $(VENV)/.test
 	@$(COMPILE) > $(BUILD)/test.log 2>&1 || { cat $(BUILD)/test.log; exit 1; }
 	@ctest --test-dir $(BUILD) --output-on-failure --no-tests=error
 	@$(RUN) -m pytest
+
+drivers: setup $(VENV)/.installed $(VENV)/.test
+	@sh tools/system-packages.sh drivers
+	@$(RUN) -m pytest tests/drivers
 
 bench: setup $(VENV)/.installed
 	@$(RUN) tests/bench/codec_speed.py

@@ -3,7 +3,7 @@
 #
 # Installs what this module needs from Debian or Ubuntu, where it is missing.
 #
-# usage: system-packages.sh [deb] [grc] [test]
+# usage: system-packages.sh [deb] [drivers] [grc] [test]
 #   deb    what `make deb` needs beside a build
 #   grc    what gnuradio-companion needs to open its window
 #   test   what presses its buttons without a screen, and what else only tests and checks of style use
@@ -53,13 +53,15 @@ for group in "$@"; do
             need pulseaudio-utils command -v pactl
             need libasound2-plugins has_alsa_plugin pulse
             need libhamlib-utils command -v rigctld
+            need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
+            ;;
+        drivers)
             need libsoapysdr-dev test -e /usr/include/SoapySDR/Device.hpp
             need soapysdr-module-remote has_soapy_remote
             need soapyremote-server command -v SoapySDRServer
-            need libboost-test-dev test -e /usr/include/boost/test/unit_test.hpp
             ;;
         *)
-            echo "system-packages.sh: '$group' is none of deb, grc, test" >&2
+            echo "system-packages.sh: '$group' is none of deb, drivers, grc, test" >&2
             exit 2
             ;;
     esac

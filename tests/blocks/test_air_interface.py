@@ -224,7 +224,7 @@ def test_random_garbage_between_bursts_never_crashes():
 
 
 def test_a_burst_of_another_version_is_rejected(monkeypatch):
-    monkeypatch.setattr("diffjscc.air.header.VERSION", 2)
+    monkeypatch.setattr("diffjscc.air.header.VERSION", 3)
     samples, _ = bursts(2)
     received, counters, _ = receive(noisy(samples, 20.0))
     assert received == [] and counters["rejected"] == 2

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Radios' real driver stacks, gr-soapy with SoapySDR and gr-iio with libiio and libad9361, in front of devices without hardware.
 
-The devices are in tests/drivers. SoapySDR loads its modules once in a process: each test has processes of its own.
+The devices are beside this file. SoapySDR loads its modules once in a process: each test has processes of its own. They take more
+than a minute, and are run by `make drivers`, not by `make test`.
 """
 
 import contextlib
@@ -15,11 +16,11 @@ from pathlib import Path
 import pytest
 from apps.test_radios import APPS, finish, quality
 from blocks.flowgraphs import wait_until
-from drivers.iiod import Server
 
 from diffjscc.images import find_images
+from drivers.iiod import Server
 
-DRIVERS = Path(__file__).parents[1] / "drivers"
+DRIVERS = Path(__file__).parent
 
 #: Seconds that a program gets in which nothing of it may hang.
 LIMIT = 60
