@@ -156,11 +156,17 @@ bool burst_demodulator_impl::look()
             if (end() < burst.sample + usable)
                 return false;
             if (d_receiver.burst_span(1, burst.start->header.with_callsign) <=
-                int(usable))
+                int(usable)) {
                 d_finished.push_back({ burst.start->header,
                                        d_receiver.read_payload(
                                            at(burst.sample), *burst.start, int(usable)),
                                        burst.sample });
+                if (const int lost = d_finished.back().payload.missing) {
+                    d_interrupted++;
+                    d_unreported++;
+                    d_lost += lost;
+                }
+            }
         }
     }
     if (!burst.duplicate) {
@@ -184,6 +190,26 @@ void burst_demodulator_impl::forget()
 }
 
 void burst_demodulator_impl::report()
+{
+    report_rejected();
+    report_interrupted();
+}
+
+void burst_demodulator_impl::report_interrupted()
+{
+    if (!d_unreported || !d_interruptions.pass(rate_limit::clock::now()))
+        return;
+    const auto line = fmt::format(
+        "{:d} samples are missing inside {:d} bursts: the computer or the connection to "
+        "the radio is too slow for this sample rate",
+        d_lost,
+        d_unreported);
+    d_logger->warn("{:s}", line);
+    publish_status(*this, "interrupted", d_unreported, line);
+    d_unreported = d_lost = 0;
+}
+
+void burst_demodulator_impl::report_rejected()
 {
     if (!d_report.pending())
         return;
@@ -232,6 +258,12 @@ void burst_demodulator_impl::send(gr_complex* symbols,
                              offset,
                              pmt::intern("callsign"),
                              pmt::intern(payload.callsign),
+                             alias_pmt());
+            if (payload.missing)
+                add_item_tag(0,
+                             offset,
+                             pmt::intern("lost_samples"),
+                             pmt::from_long(payload.missing),
                              alias_pmt());
             const int fft_len = payload.channel.size();
             if (channels + fft_len <= channel_room) {

@@ -5,6 +5,7 @@
 #define INCLUDED_DIFFJSCC_BURST_DEMODULATOR_IMPL_H
 
 #include "burst_receiver.h"
+#include "rate_limit.h"
 #include "rejection_report.h"
 #include <gnuradio/diffjscc/burst_demodulator.h>
 #include <atomic>
@@ -20,6 +21,7 @@ public:
 
     uint64_t received() const override { return d_received; }
     uint64_t rejected() const override { return d_rejected; }
+    uint64_t interrupted() const override { return d_interrupted; }
 
     bool start() override;
     void forecast(int noutput_items, gr_vector_int& ninput_items_required) override;
@@ -56,6 +58,8 @@ private:
     bool look();
     void forget();
     void report();
+    void report_rejected();
+    void report_interrupted();
     const gr_complex* at(uint64_t sample) const
     {
         return d_samples.data() + (sample - d_first);
@@ -68,8 +72,11 @@ private:
               int channel_room);
 
     burst_receiver d_receiver;
-    std::atomic<uint64_t> d_received{ 0 }, d_rejected{ 0 };
+    std::atomic<uint64_t> d_received{ 0 }, d_rejected{ 0 }, d_interrupted{ 0 };
     rejection_report d_report;
+    // Not logged yet: bursts inside which samples were missing, and how many samples.
+    uint64_t d_unreported = 0, d_lost = 0;
+    rate_limit d_interruptions;
     std::vector<gr_complex> d_samples; // those that are still needed
     uint64_t d_first = 0;              // absolute index of the first of them
     std::deque<detection> d_detections;

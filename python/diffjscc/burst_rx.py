@@ -54,9 +54,14 @@ class burst_rx(gr.hier_block2):
         return self._detector.nitems_read(0)
 
     def counters(self):
-        """{"detected": preambles, "received": bursts whose header was decoded, "rejected": preambles without one}."""
+        """Of preambles and bursts, since the block was made.
+
+        {"detected": preambles, "received": bursts whose header was decoded, "rejected": preambles without one,
+        "interrupted": bursts inside which samples were missing}
+        """
         return {
             "detected": self._detector.detected(),
             "received": self._demodulator.received(),
             "rejected": self._demodulator.rejected(),
+            "interrupted": self._demodulator.interrupted(),
         }

@@ -163,7 +163,7 @@ def test_samples_in_small_pieces_give_the_same():
 def test_noise_alone_gives_no_burst():
     noise = gaussian(3_000_000, seed=5)
     _, counters, _ = receive(noise)
-    assert counters == {"detected": 0, "received": 0, "rejected": 0}
+    assert counters == {"detected": 0, "received": 0, "rejected": 0, "interrupted": 0}
 
 
 @pytest.mark.parametrize(
@@ -221,6 +221,19 @@ def test_random_garbage_between_bursts_never_crashes():
         samples[begin : begin + count] = gaussian(count, 10.0 ** random.uniform(-3, 3), seed)
         received, _, _ = receive(samples)
         assert {sent[0][0], sent[2][0]} <= {header for header, *_ in received}
+
+
+def test_samples_missing_inside_a_burst_are_counted_and_cost_little_more():
+    samples, sent = bursts(3, length=3000)
+    samples = noisy(samples, 15.0)
+    hole = sent[1][2] + 2500
+    received, counters, _ = receive(np.delete(samples, slice(hole, hole + 150)))
+    assert counters["received"] == 3 and counters["interrupted"] == 1
+    tags = [tags for _, _, _, tags in received]
+    assert tags[1]["lost_samples"] == 150 and not any("lost_samples" in tags[k] for k in (0, 2))
+    (_, payload, _), (_, symbols, noise_var, _) = sent[1], received[1]
+    came = np.isfinite(noise_var)
+    assert np.mean(came) > 0.85 and loss_db(symbols[came], payload[came], 15.0) < 1.5
 
 
 def test_a_burst_of_another_version_is_rejected(monkeypatch):

@@ -33,7 +33,8 @@ namespace diffjscc {
  * detections of one burst, as long echoes cause, give it once. A tag gives nothing if no
  * header can be read behind it. Such tags are counted, and at most every 10 s the number
  * of those with a "metric" too high for a false alarm is logged as a warning, and
- * published on the message port "status": {"block", "event", "count", "line"}. Tags
+ * published on the message port "status": {"block", "event", "count", "line"}. So are
+ * bursts inside which samples were missing; their tag "lost_samples" says how many. Tags
  * "burst" that hold no dictionary with a number "cfo" are ignored, so are samples that
  * are not finite.
  */
@@ -53,6 +54,9 @@ public:
 
     //! Tagged samples behind which no header could be decoded.
     virtual uint64_t rejected() const = 0;
+
+    //! Bursts inside which samples were missing.
+    virtual uint64_t interrupted() const = 0;
 };
 
 } // namespace diffjscc

@@ -7,7 +7,7 @@
 /* BINDTOOL_GEN_AUTOMATIC(0)                                                       */
 /* BINDTOOL_USE_PYGCCXML(0)                                                        */
 /* BINDTOOL_HEADER_FILE(burst_demodulator.h)                                        */
-/* BINDTOOL_HEADER_FILE_HASH(22e146284b502fa9936606c04d09c36f)                     */
+/* BINDTOOL_HEADER_FILE_HASH(4d2b20a9a0a246b92c789faae2b19501)                     */
 /***********************************************************************************/
 
 #include <pybind11/complex.h>
@@ -37,5 +37,8 @@ void bind_burst_demodulator(py::module& m)
 
         .def("received", &burst_demodulator::received, D(burst_demodulator, received))
 
-        .def("rejected", &burst_demodulator::rejected, D(burst_demodulator, rejected));
+        .def("rejected", &burst_demodulator::rejected, D(burst_demodulator, rejected))
+        .def("interrupted",
+             &burst_demodulator::interrupted,
+             D(burst_demodulator, interrupted));
 }

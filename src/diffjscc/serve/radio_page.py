@@ -147,7 +147,7 @@ class RadioState:
                 words.append(f"SNR {snrs[-1]:.1f} dB {bars(snrs)}")
                 words.append(f"CFO {round(self._cfo):+d} Hz" if math.isfinite(self._cfo) else "")
             numbers = self._counters.get("bursts", {})
-            words += [f"{name} {numbers[name]}" for name in ("detected", "received", "rejected") if name in numbers]
+            words += [f"{name} {numbers[name]}" for name in ("detected", "received", "rejected", "interrupted") if name in numbers]
             if math.isfinite(self._level_db):
                 words.append(f"level {self._level_db:.0f} dB{' CLIPPING' if self._peak >= 0.99 else ''}")
             if len(self._spectrum):

@@ -14,3 +14,5 @@ static const char* __doc_gr_diffjscc_burst_demodulator_make = R"doc()doc";
 static const char* __doc_gr_diffjscc_burst_demodulator_received = R"doc()doc";
 
 static const char* __doc_gr_diffjscc_burst_demodulator_rejected = R"doc()doc";
+
+static const char* __doc_gr_diffjscc_burst_demodulator_interrupted = R"doc()doc";
