@@ -72,15 +72,17 @@ std::optional<burst_start> burst_receiver::read_header(const gr_complex* samples
     const resource_grid received = d_ofdm.transform(symbols, window);
     const Eigen::VectorXd times =
         d_ofdm.times(symbols, window).array() - preamble_estimator::TIME;
-    const double offset = d_phase.coarse_offset(received, channel, times, OFFSET_SEARCH);
-
-    std::vector<gr_complex> elements;
-    for (int symbol = 0; symbol < d_preset.header_symbols; symbol++) {
-        const gr_complex turn(std::polar(1.0, -offset * times(symbol)));
-        for (int i : d_preset.data_positions[symbol % PILOT_SPACING])
-            elements.push_back(received(i, symbol) * std::conj(channel(i)) * turn);
+    double offset = d_phase.coarse_offset(received, channel, times, OFFSET_SEARCH);
+    auto header = burst_header::unpack(
+        d_code.decode(header_elements(received, channel, offset * times)));
+    if (!header) {
+        const Eigen::VectorXd phase = header_phases(received, channel);
+        header = burst_header::unpack(
+            d_code.decode(header_elements(received, channel, phase)));
+        // The straight line through the phases.
+        const Eigen::VectorXd centred = times.array() - times.mean();
+        offset = centred.dot(phase) / centred.squaredNorm();
     }
-    const auto header = burst_header::unpack(d_code.decode(elements));
     if (!header)
         return std::nullopt;
     for (double& tone : tones)
@@ -90,6 +92,42 @@ std::optional<burst_start> burst_receiver::read_header(const gr_complex* samples
                         cfo + offset / (2 * M_PI),
                         channel.squaredNorm() / channel.size(),
                         tones };
+}
+
+// The header's data elements, matched to the channel and each symbol's phase.
+std::vector<gr_complex>
+burst_receiver::header_elements(const resource_grid& received,
+                                const Eigen::VectorXcf& channel,
+                                const Eigen::VectorXd& phase) const
+{
+    std::vector<gr_complex> elements;
+    for (int symbol = 0; symbol < d_preset.header_symbols; symbol++) {
+        const gr_complex turn(std::polar(1.0, -phase(symbol)));
+        for (int i : d_preset.data_positions[symbol % PILOT_SPACING])
+            elements.push_back(received(i, symbol) * std::conj(channel(i)) * turn);
+    }
+    return elements;
+}
+
+// A phase for each OFDM symbol of the header, and of the one behind it, from its pilots.
+Eigen::VectorXd burst_receiver::header_phases(const resource_grid& received,
+                                              const Eigen::VectorXcf& channel) const
+{
+    const known_elements pilots(d_preset, received, resource_grid(channel.size(), 0));
+    const Eigen::MatrixXf even = Eigen::MatrixXf::Ones(channel.size(), received.cols());
+    // The part of the pilots that is not in proportion to the channel is noise. Squares of
+    // squares do not fit a float at all levels.
+    double noise = 0;
+    int freedom = 0;
+    for (int symbol = 0; symbol < pilots.symbols(); symbol++) {
+        const Eigen::VectorXcd expected =
+            channel(pilots.positions(symbol)).cast<gr_complexd>();
+        const Eigen::VectorXcd seen = pilots.seen(symbol).cast<gr_complexd>();
+        noise += seen.squaredNorm() -
+                 std::norm(expected.dot(seen)) / std::max(expected.squaredNorm(), 1e-60);
+        freedom += seen.size() - 1;
+    }
+    return d_phases(pilots, channel, even, noise / freedom).phase;
 }
 
 // What the OFDM symbols hold that a burst begins with, pilots included.

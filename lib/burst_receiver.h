@@ -59,6 +59,23 @@ struct burst_payload : equalised_payload {
  * estimate with an error 19 dB below the noise. Against that the pilots of the whole
  * burst show what is left of carrier and clock offset. With those removed, everything
  * known gives the channel of the whole burst. The limits stand with each class.
+ *
+ * The header is decoded twice where the first checksum is wrong. The first attempt has one
+ * phase that grows evenly, φ(r) = ω t(r), and one unknown for all pilots: it reads the weakest
+ * bursts. Phase noise of linewidth β (over the sample rate) turns each OFDM symbol of N samples
+ * by a further random step with the variance 2πβN, and the four copies of the header, which lie
+ * in different OFDM symbols, cancel each other when a step reaches half a turn. The second
+ * attempt takes a phase φ(r) for each OFDM symbol from its P pilots, by phase_tracker: their sum
+ * matched to the channel has a phase of variance 1/(2 P SNR), 0.01 at 5 dB with P = 16, and
+ * the smoother joins neighbours where P or the SNR is small and steps are, too. No phase
+ * is assumed between preamble and header, and turns are not counted: a step that is taken for
+ * its complement still gives each symbol its own phase. The carrier offset is then the slope of
+ * the line through φ(r). What remains is the phase's course within an OFDM symbol,
+ * noise of about 2πβN/6 of the signal's power; and within the preamble, where it bends the
+ * channel's estimate. With a step of 1.3 radians rms, 98 % of headers are read, and 75 % by the
+ * first attempt alone. A false alarm's chance doubles to 2⁻²³ for each preamble that is
+ * detected, less what version and length refuse; in noise, the second attempt takes one Viterbi
+ * pass more.
  */
 class burst_receiver
 {
@@ -97,6 +114,11 @@ private:
                                int losses);
     int symbols_in_front(bool with_callsign) const;
     resource_grid sent_in_front(const std::vector<gr_complex>& elements) const;
+    std::vector<gr_complex> header_elements(const resource_grid& received,
+                                            const Eigen::VectorXcf& channel,
+                                            const Eigen::VectorXd& phase) const;
+    Eigen::VectorXd header_phases(const resource_grid& received,
+                                  const Eigen::VectorXcf& channel) const;
     std::string
     read_callsign(const resource_grid& header, int window, const Eigen::VectorXd& times);
 
@@ -105,6 +127,7 @@ private:
     ofdm_demodulator d_ofdm;
     const preamble_estimator d_preamble;
     const phase_estimator d_phase;
+    const phase_tracker d_phases{};
     const channel_estimator d_channel;
     const equaliser d_equaliser;
     const noise_estimator d_noise;
