@@ -22,6 +22,9 @@ from .sound import HIGHEST_RATE, LOWEST_RATE
 #: The sound card's name where none is given: what the desktop's settings choose. GNU Radio's own default leaves them aside.
 DEFAULT_DEVICE = "default" if sys.platform == "linux" else ""
 
+#: Periods of ALSA's, of 10 ms as a rule, that wait to be read from a sound card.
+_PERIODS = 100
+
 #: Seconds of silence after a file: receivers need samples after a burst.
 _SILENCE = 2.0
 
@@ -208,11 +211,28 @@ def _opened(role, device, audio_rate):
     name = device or DEFAULT_DEVICE
     with _quiet() as said:
         try:
-            return getattr(audio, role)(audio_rate, name, True)
+            with _long_buffer(role):
+                return getattr(audio, role)(audio_rate, name, True)
         except Exception as error:
             reason = _reason(error, said)
     hint = "`aplay -L` and `arecord -L` list what there is, --args chooses, such as --args plughw:1"
     raise ValueError(f"radio audio, device '{name}' at {audio_rate} samples/s: {reason}; {hint}")
+
+
+@contextlib.contextmanager
+def _long_buffer(role):
+    """A second for what is recorded: GNU Radio's 0.3 s are lost samples when the computer is busy for longer.
+
+    What is played keeps the short one, because the key is released when the buffer has been played.
+    """
+    preferences = gr.prefs()
+    before = preferences.get_long("audio_alsa", "nperiods", 32)
+    if role == "source":
+        preferences.set_long("audio_alsa", "nperiods", max(before, _PERIODS))
+    try:
+        yield
+    finally:
+        preferences.set_long("audio_alsa", "nperiods", before)
 
 
 @contextlib.contextmanager
