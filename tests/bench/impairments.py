@@ -355,7 +355,7 @@ class Bench:
 def counted(counters):
     """What the receiver says went wrong, in words."""
     numbers = counters["bursts"] | counters
-    shown = {name: numbers[name] for name in ("rejected", "truncated", "late") if numbers[name]}
+    shown = {name: numbers[name] for name in ("rejected", "interrupted", "truncated", "late") if numbers[name]}
     shown |= {f"dropped: {reason}": number for reason, number in counters["dropped"].items()}
     return ", ".join(f"{name} {number}" for name, number in shown.items()) or "nothing"
 
