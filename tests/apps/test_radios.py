@@ -90,7 +90,7 @@ def test_images_cross_a_file_and_a_lost_burst_is_told_and_costs_little(images, t
     assert out[0].startswith("image 0: 224×160, SNR ") and out[0].endswith("CFO +0 Hz, 1 of 4 fragments lost, truncated")
     assert out[2].startswith("image 2: 224×160, SNR ") and out[2].endswith("CFO +0 Hz")
     assert out[3:] == [
-        "bursts: detected 11, received 11, rejected 0",
+        "bursts: detected 11, received 11, rejected 0, interrupted 0",
         "images: received 3, decoded 3, truncated 1, dropped 0, published 3, undelivered 0, written 3, unwritten 0,"
         " stray 0, late 0",
     ]
