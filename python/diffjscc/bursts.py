@@ -9,7 +9,7 @@ import pmt
 from diffjscc.air.header import Fragment, unpack_image
 from diffjscc.symbols import ImageHeader
 
-from .pdus import BURST_HEADER_TAG, CALLSIGN, HEADER_TAG, SNR_TAG, header_from_pmt
+from .pdus import BURST_HEADER_TAG, CALLSIGN, HEADER_TAG, SNR_TAG, header_from_pmt, tags_by_offset
 
 _HEADER = pmt.symbol_to_string(HEADER_TAG)
 _BURST_HEADER = pmt.symbol_to_string(BURST_HEADER_TAG)
@@ -106,10 +106,8 @@ class BurstAssembler:
 
     def _starts(self, tags, offset):
         """{position: {key: value}} of the items that carry a header tag."""
-        at = {}
-        for tag in tags:
-            at.setdefault(tag.offset - offset, {})[pmt.symbol_to_string(tag.key)] = tag.value
-        return {position: values for position, values in at.items() if _HEADER in values or _BURST_HEADER in values}
+        found = tags_by_offset(tags).items()
+        return {place - offset: values for place, values in found if _HEADER in values or _BURST_HEADER in values}
 
     def _begin(self, tags):
         length = tags.get(self._length_tag)

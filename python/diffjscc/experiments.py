@@ -5,7 +5,6 @@ What a plan is, and what becomes of bursts, is in the package `diffjscc.experime
 """
 
 import collections
-import contextlib
 import sys
 import threading
 import time
@@ -20,10 +19,10 @@ from diffjscc.errors import extra, one_line
 from .burst_rx import burst_rx
 from .burst_stages import DETECTOR_DELAY
 from .logs import StatusLog
-from .pdus import LENGTH_TAG
+from .pdus import LENGTH_TAG, tags_by_offset
 from .radio_apps import radio_of, run
 from .radios import LINGER, radio_sink, radio_source, replayed
-from .recordings import _SCALES, DATATYPES, read_recording
+from .recordings import SampleFile
 from .sigmf_writer import recorder
 from .status_page import Status
 from .threads import start_thread
@@ -164,10 +163,8 @@ class burst_log(gr.basic_block):
         return 0
 
     def _push(self, symbols, noise_var, tags, offset):
-        starts = collections.defaultdict(dict)
-        for tag in tags:
-            starts[tag.offset - offset][pmt.symbol_to_string(tag.key)] = tag.value
-        starts = {place: found for place, found in starts.items() if "burst_header" in found and LENGTH_TAG in found}
+        found = tags_by_offset(tags).items()
+        starts = {place - offset: values for place, values in found if "burst_header" in values and LENGTH_TAG in values}
         place = 0
         while place < len(symbols):
             if place in starts:
@@ -199,35 +196,6 @@ class burst_log(gr.basic_block):
         )
 
 
-class SampleFile:
-    """A recording's samples by their place in the stream of a receiver that is given it: gaps are silence there.
-
-    Raises ValueError where there is no such recording.
-    """
-
-    def __init__(self, name, silence):
-        recording = read_recording(name)
-        kind, self._middle, self._scale = _SCALES[recording.datatype]
-        self._bytes = np.memmap(recording.data, np.uint8, "r")
-        self._kind, self._size = np.dtype(kind), DATATYPES[recording.datatype]
-        self._places, place = [], 0
-        for part in recording.parts:
-            place += min(part.gap, silence)
-            self._places.append((place, part.start, part.length))
-            place += part.length
-
-    def read(self, start, count):
-        """complex64 (count,), NaN where there are no samples."""
-        found = np.full(count, np.nan, np.complex64)
-        for place, first, length in self._places:
-            begin, end = max(start, place), min(start + count, place + length)
-            if begin < end:
-                offset = first + (begin - place) * self._size
-                numbers = self._bytes[offset : offset + (end - begin) * self._size].view(self._kind).astype(np.float32)
-                found[begin - start : end - start] = ((numbers - self._middle) / self._scale).astype(np.float32).view(np.complex64)
-        return found
-
-
 def add_experiment(parser, receives):
     """Adds the options of an experiment to diffjscc-tx, or to diffjscc-rx."""
     add = parser.add_argument_group("experiment over the air").add_argument
@@ -256,16 +224,13 @@ def _package():
     return plan, schedule, waveform, collector, results
 
 
-def send_experiment(arguments, keyed):
-    """Sends a plan. Returns 0, or 2 where a transmission could not be made.
-
-    keyed  makes what switches a transceiver: (arguments, radio, ExitStack) → ([blocks before the radio's sink], a Key or None)
-    """
+def send_experiment(arguments):
+    """Sends a plan. Returns 0, or 2 where a transmission could not be made."""
     plans, schedules, waveforms, _, _ = _package()
     if arguments.images is not None or arguments.camera is not None:
         raise ValueError("--experiment sends its plan's images: leave out others")
-    if arguments.ptt is not None or arguments.vox:
-        raise ValueError("--ptt and --vox do not go with --experiment: key the transceiver by hand, for the whole schedule")
+    if arguments.ptt is not None or arguments.vox or arguments.lead is not None or arguments.tail is not None:
+        raise ValueError("--ptt, --vox, --lead and --tail do not go with --experiment: key the transceiver by hand, for all of it")
     plan = plans.load_plan(arguments.experiment)
     arguments.preset = plan.preset
     schedule = schedules.Schedule(plan, plans.find_sources(plan, arguments.originals))
@@ -277,18 +242,13 @@ def send_experiment(arguments, keyed):
         f" at {radio.sample_rate:g} samples/s",
         flush=True,
     )
-    with contextlib.ExitStack() as stack:
-        stages, key = keyed(arguments, radio, stack)
-        flowgraph = gr.top_block("diffjscc-tx")
-        flowgraph.connect(source, *stages, radio_sink(radio))
-        how = run(flowgraph)
-        if key is not None and how == "ended":
-            key.wait()
-        elif radio.live and key is None:
-            time.sleep(LINGER)
-    for error in (source.error, key.error if key is not None else None):
-        if error is not None:
-            raise ValueError(one_line(error)) from error
+    flowgraph = gr.top_block("diffjscc-tx")
+    flowgraph.connect(source, radio_sink(radio))
+    run(flowgraph)
+    if radio.live:
+        time.sleep(LINGER)
+    if source.error is not None:
+        raise ValueError(one_line(source.error)) from source.error
     print(f"sent {source.sent - waveform.unsent} of {len(schedule.cells)} transmissions, {waveform.unsent} not possible")
     return 2 if waveform.unsent else 0
 
@@ -351,7 +311,7 @@ def receive_experiment(arguments):
     deadline = time.monotonic() + arguments.seconds
 
     def finished():
-        foreign = {reason: number for reason, number in collector.matcher.foreign.copy().items()}
+        foreign = collector.matcher.foreign.copy()
         status.update({"bursts": receiver.counters(), "images": len(collector.journal.rows), "not of the plan": foreign}, {})
         return len(collector.journal.rows) >= count or time.monotonic() >= deadline
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from gnuradio import gr
 
-from .recordings import recording_paths
+from .recordings import capture_of, global_fields, recording_paths
 
 #: Bytes of memory, at most.
 MAX_MEMORY = 1 << 30
@@ -121,27 +121,22 @@ class keeper(gr.sync_block):
         now = datetime.datetime.now(datetime.timezone.utc)
         data, meta = recording_paths(self._folder / f"kept-{now.strftime('%Y%m%d-%H%M%S')}")
         began = now - datetime.timedelta(seconds=len(samples) / self._rate)
-        capture = {"core:sample_start": 0, "core:datetime": began.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
-        if self._frequency is not None:
-            capture["core:frequency"] = self._frequency
         # The burst that could not be read lies before the place where this was seen.
         annotation = {
             "core:sample_start": max(0, min(place, len(samples) - 1)),
             "core:sample_count": 0,
             "core:comment": f"seen: {reason}",
         }
-        properties = {
-            "core:datatype": "cf32_le",
-            "core:sample_rate": self._rate,
-            "core:version": "1.0.0",
-            "core:recorder": "gr-diffjscc",
-            "core:description": f"the last {len(samples) / self._rate:.1f} s before a burst that could not be read ({reason})",
+        description = f"the last {len(samples) / self._rate:.1f} s before a burst that could not be read ({reason})"
+        parts = {
+            "global": global_fields(self._rate, description),
+            "captures": [capture_of(0, began, self._frequency)],
+            "annotations": [annotation],
         }
         try:
             with open(data, "xb") as file:
                 samples.tofile(file)
-            text = json.dumps({"global": properties, "captures": [capture], "annotations": [annotation]}, indent=2)
-            meta.write_text(text + "\n", encoding="utf-8")
+            meta.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
         except BaseException:
             data.unlink(missing_ok=True)
             raise

@@ -20,6 +20,7 @@ from diffjscc.snr import estimate_snr_db, noise_variance
 from diffjscc.symbols import Reception
 
 from .burst_rx import burst_rx
+from .pdus import tags_by_offset
 
 #: Of the air interface, as burst_tx has them.
 PRESET, BURST_SYMBOLS, CLIP_DB, GAP = "ofdm256", 6144, 9.0, 64
@@ -167,17 +168,9 @@ def _bursts(samples):
     flowgraph.connect((receiver, 2), blocks.null_sink(gr.sizeof_gr_complex))
     flowgraph.run()
     values, variances = np.array(symbols.data(), np.complex64), np.array(noise_var.data(), np.float32)
-    for begin, fields in _tags(symbols):
+    for begin, fields in tags_by_offset(symbols.tags()).items():
         span = slice(begin, begin + pmt.to_long(fields["packet_len"]))
         yield bytes(pmt.u8vector_elements(fields["burst_header"])), values[span], variances[span], pmt.to_double(fields["snr_db"])
-
-
-def _tags(sink):
-    """[(offset, {key: value})] of a sink, by offset."""
-    at = {}
-    for tag in sink.tags():
-        at.setdefault(tag.offset, {})[pmt.symbol_to_string(tag.key)] = tag.value
-    return sorted(at.items())
 
 
 def _stock(bits, bits_per_symbol, snr_db, seed, impairments):
@@ -207,7 +200,7 @@ def _stock(bits, bits_per_symbol, snr_db, seed, impairments):
     data = np.array(sink.data(), np.uint8)
     read = np.zeros(8 * len(packed), np.float32)
     arrived = set()
-    for begin, fields in _tags(sink):
+    for begin, fields in tags_by_offset(sink.tags()).items():
         number = pmt.to_long(fields["packet_num"]) if "packet_num" in fields else -1
         packet = data[begin : begin + STOCK_PACKET]
         if 0 <= number < len(begins) and len(packet) == STOCK_PACKET:

@@ -43,6 +43,14 @@ LIVE = "live"
 LENGTH_TAG = "packet_len"
 
 
+def tags_by_offset(tags):
+    """{offset: {name: value}} of a stream's tags, by offset."""
+    found = {}
+    for tag in sorted(tags, key=lambda tag: tag.offset):
+        found.setdefault(tag.offset, {})[pmt.symbol_to_string(tag.key)] = tag.value
+    return found
+
+
 def header_to_pmt(header):
     """ImageHeader → PMT dictionary."""
     return pmt.to_pmt(header.to_dict())

@@ -229,7 +229,7 @@ def _soapy_source(radio):
 def _soapy_sink(radio):
     soapy = _driver("soapy")
     with _opening_device(radio, "SoapySDRUtil --find"):
-        # Without a length tag: gr-soapy's sink up to 3.10.12 begins with an uninitialised count of a burst's samples, and then
+        # Without a length tag: gr-soapy's sink, from 3.10.1 on, begins with an uninitialised count of a burst's samples, and then
         # throws samples away. So devices may report underruns between bursts.
         return _tune_soapy(soapy.sink(radio.args, "fc32", 1, "", "", [""], [""]), radio)
 

@@ -55,6 +55,18 @@ def recording_paths(name):
     return Path(f"{stem}.sigmf-data"), Path(f"{stem}.sigmf-meta")
 
 
+def global_fields(sample_rate, description=""):
+    """The "global" object of a recording that is written here."""
+    fields = {"core:datatype": "cf32_le", "core:sample_rate": sample_rate, "core:version": "1.0.0", "core:recorder": "gr-diffjscc"}
+    return fields | {"core:description": description} if description else fields
+
+
+def capture_of(start, began, frequency):
+    """A capture of a recording that is written here, from sample ``start`` on; ``began`` in UTC, frequency in Hz or None."""
+    fields = {"core:sample_start": start, "core:datetime": began.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    return fields if frequency is None else fields | {"core:frequency": frequency}
+
+
 def unused_recording(name):
     """``name``, or name-2, name-3, … where a recording of that name exists."""
     stem, number = str(recording_paths(name)[0]).removesuffix(".sigmf-data"), 2
@@ -128,6 +140,17 @@ _SCALES = {"cf32_le": ("<f4", 0, 1), "ci16_le": ("<i2", 0, 32768), "ci16_be": ("
 _SCALES["cu8"] = ("u1", 127.5, 128)
 
 
+def _samples(data, datatype):
+    """The complex samples in the bytes of a file, complex64."""
+    kind, middle, full_scale = _SCALES[datatype]
+    values = np.frombuffer(data, kind).astype(np.float32)
+    if middle:
+        values -= middle
+    if full_scale != 1:
+        values *= np.float32(1 / full_scale)
+    return values.view(np.complex64)
+
+
 class replay(gr.sync_block):
     """The samples of a file, as complex floats of which 1 is full scale, and silence behind them for blocks that look ahead.
 
@@ -141,8 +164,7 @@ class replay(gr.sync_block):
 
     def __init__(self, path, datatype, parts, silence):
         gr.sync_block.__init__(self, name="replay", in_sig=None, out_sig=[np.complex64])
-        self._file, self._size = io.FileIO(path), DATATYPES[datatype]
-        self._type, self._middle, self._full_scale = _SCALES[datatype]
+        self._file, self._datatype, self._size = io.FileIO(path), datatype, DATATYPES[datatype]
         #: What is left: (bytes before it in the file, or None for silence; samples).
         self._steps = collections.deque()
         for part in parts:
@@ -172,14 +194,35 @@ class replay(gr.sync_block):
         self._file.seek(place)
         data = self._file.read(len(out) * self._size)
         count = len(data) // self._size
-        numbers = np.frombuffer(data, self._type, 2 * count)
-        values = out[:count].view(np.float32)
-        values[:] = numbers
-        if self._middle:
-            values -= self._middle
-        if self._full_scale != 1:
-            values *= np.float32(1 / self._full_scale)
+        out[:count] = _samples(data[: count * self._size], self._datatype)
         return count
+
+
+class SampleFile:
+    """A recording's samples by their place in the stream of a receiver that is given it: gaps are silence there.
+
+    Raises ValueError where there is no such recording.
+    """
+
+    def __init__(self, name, silence):
+        recording = read_recording(name)
+        self._bytes, self._datatype = np.memmap(recording.data, np.uint8, "r"), recording.datatype
+        self._places, place = [], 0
+        for part in recording.parts:
+            place += min(part.gap, silence)
+            self._places.append((place, part.start, part.length))
+            place += part.length
+
+    def read(self, start, count):
+        """complex64 (count,), NaN where there are no samples."""
+        found = np.full(count, np.nan, np.complex64)
+        for place, first, length in self._places:
+            begin, end = max(start, place), min(start + count, place + length)
+            if begin < end:
+                size = DATATYPES[self._datatype]
+                offset = first + (begin - place) * size
+                found[begin - start : end - start] = _samples(self._bytes[offset : offset + (end - begin) * size], self._datatype)
+        return found
 
 
 def written(path):

@@ -16,7 +16,7 @@ import numpy as np
 import pmt
 from gnuradio import gr
 
-from .recordings import DATATYPES, recording_paths
+from .recordings import DATATYPES, capture_of, global_fields, recording_paths
 
 #: Bytes that may wait for the disk: 0.8 s at 10 Msps.
 QUEUE = 64 << 20
@@ -53,15 +53,8 @@ class recorder(gr.sync_block):
     def __init__(self, name, sample_rate, frequency=None, hold_back=False, description=""):
         gr.sync_block.__init__(self, name="recorder", in_sig=[np.complex64], out_sig=None)
         self._data, self._meta = recording_paths(name)
-        self._global = {
-            "core:datatype": "cf32_le",
-            "core:sample_rate": sample_rate,
-            "core:version": "1.0.0",
-            "core:recorder": "gr-diffjscc",
-            "core:extensions": [{"name": "diffjscc", "version": "1.0.0", "optional": True}],
-        }
-        if description:
-            self._global["core:description"] = description
+        self._global = global_fields(sample_rate, description)
+        self._global["core:extensions"] = [{"name": "diffjscc", "version": "1.0.0", "optional": True}]
         self._frequency, self._hold_back = frequency, hold_back
         self._captures, self._annotations = [], []
         # Of each capture: the first sample's place in the stream, and in the file. A flowgraph that starts anew counts its samples
@@ -166,16 +159,9 @@ class recorder(gr.sync_block):
             self._begin_capture(offset, self._queued + offset - first, news[offset])
 
     def _begin_capture(self, offset, place, fields):
-        now = datetime.datetime.now(datetime.timezone.utc)
-        capture = {
-            "core:sample_start": place,
-            # It tells how many samples are missing before.
-            "core:global_index": offset,
-            "core:datetime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        }
-        if self._frequency is not None:
-            capture["core:frequency"] = self._frequency
-        self._captures.append(capture | fields)
+        capture = capture_of(place, datetime.datetime.now(datetime.timezone.utc), self._frequency)
+        # The index tells how many samples are missing before.
+        self._captures.append(capture | {"core:global_index": offset} | fields)
         self._stream_starts.append(offset)
         self._file_starts.append(place)
         self._dirty = True

@@ -13,7 +13,7 @@ from diffjscc.cli.options import whole
 from diffjscc.serve.radio_page import PORT, RadioState
 from diffjscc.serve.web import WebServer
 
-from .pdus import LENGTH_TAG, image_from_pdu, metadata_from_pmt
+from .pdus import LENGTH_TAG, image_from_pdu, metadata_from_pmt, tags_by_offset
 
 #: Seconds between two spectra, and between two terminal lines.
 SPECTRUM_INTERVAL, LINE_INTERVAL = 0.5, 0.5
@@ -71,12 +71,10 @@ class reception_tap(gr.basic_block):
             self._channels.append(self._channel[: self._fft_len])
             self._channel = self._channel[self._fft_len :]
         self.consume(1, len(channel))
-        tags = collections.defaultdict(dict)
-        for tag in self.get_tags_in_window(0, 0, len(symbols)):
-            tags[tag.offset - self.nitems_read(0)][pmt.symbol_to_string(tag.key)] = tag.value
-        for place, found in sorted(tags.items()):
+        for offset, found in tags_by_offset(self.get_tags_in_window(0, 0, len(symbols))).items():
             if not {LENGTH_TAG, "snr_db", "cfo"} <= found.keys():
                 continue
+            place = offset - self.nitems_read(0)
             values = symbols[place : place + pmt.to_long(found[LENGTH_TAG])]
             newest = self._channels.popleft() if self._channels else None
             self._state.burst(pmt.to_double(found["snr_db"]), pmt.to_double(found["cfo"]), values, newest)

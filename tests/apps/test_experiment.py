@@ -152,6 +152,8 @@ def test_wrong_options_of_an_experiment_are_one_line(images, tmp_path, capsys):
         ("rx", ["--experiment", plan, "--images", 3, *file], "--images and --experiment do not go together"),
         ("rx", ["--experiment", plan, "--originals", tmp_path / "no", *file], "no such folder of originals"),
         ("rx", ["--experiment", plan], "name a radio"),
+        ("tx", ["--experiment", plan, "--radio", "wav", "--file", tmp_path / "a.wav", "--vox"], "key the transceiver by hand"),
+        ("tx", ["--experiment", plan, "--lead", 1, *file], "key the transceiver by hand"),
         ("rx", ["--experiment", plan, "--keep", 5, *file], "an experiment records everything"),
         ("rx", ["--experiment", plan, "--refine", "local", *file], "--refine and --experiment do not go together"),
     ]:

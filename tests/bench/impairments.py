@@ -252,11 +252,12 @@ class Bench:
     folder  of the images
     number  how many of them
     preset  of the air interface
+    seed    of noise and impairments
     """
 
-    def __init__(self, folder, number, preset):
+    def __init__(self, folder, number, preset, seed):
         self._images = [to_tensor(read_image(path)) for path in find_images(folder)[:number]]
-        self._preset, self._codec = preset, load_codec(DEFAULT_CODEC)
+        self._seed, self._preset, self._codec = seed, preset, load_codec(DEFAULT_CODEC)
         self._modulator = Modulator(find_preset(preset), CLIP_DB)
 
     def measure(self, row):
@@ -300,7 +301,7 @@ class Bench:
         return Air(np.concatenate((*pieces, np.zeros(TAIL, np.complex64))), spans)
 
     def _receive(self, row):
-        rng, impairment = np.random.default_rng(1), np.random.default_rng(2)
+        rng, impairment, noise = (np.random.default_rng(self._seed + n) for n in range(3))
         bursts, others = self._bursts(row.burst_symbols), self._bursts(row.burst_symbols, other=True)
         if row.second is not None and row.duty is None:
             weak = [10 ** (row.second / 20) * burst for burst in others]
@@ -312,7 +313,7 @@ class Bench:
         if row.on_air is not None:
             samples = row.on_air(air, impairment)
         variance = 10 ** (-SNR_DB / 10) / BANDWIDTH
-        samples = samples + white_noise(len(samples), variance, np.random.default_rng(3))
+        samples = samples + white_noise(len(samples), variance, noise)
         return self._outcome(row.received(samples, air.spans, impairment).astype(np.complex64), row)
 
     def _outcome(self, samples, row):
@@ -379,10 +380,11 @@ def main():
     parser.add_argument("--only", nargs="+", choices=groups, default=groups, metavar="ROWS", help=f"of {', '.join(groups)}")
     parser.add_argument("--images", type=int, default=10, metavar="N", help="how many are sent (default: %(default)s)")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="ofdm256", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of noise and impairments (default: %(default)s)")
     arguments = parser.parse_args()
     # Blocks log to the standard output, where the table is to be.
     gr.logging().set_default_level(gr.log_levels.err)
-    bench = Bench(arguments.kodak, arguments.images, arguments.preset)
+    bench = Bench(arguments.kodak, arguments.images, arguments.preset, arguments.seed)
     print("| | headers | images whole, truncated, lost | loss, dB | asked | met | counted |\n|---|---|---|---|---|---|---|")
     for row in ROWS:
         if row.group in arguments.only:

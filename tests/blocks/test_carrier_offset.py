@@ -31,6 +31,21 @@ def test_a_radio_at_twice_the_rate_receives_what_is_a_fifth_of_the_rate_away(off
         assert loss_db(symbols, payload, 15.0) < 2.0 and tags["cfo"] == pytest.approx(offset, abs=1e-4)
 
 
+@pytest.mark.parametrize("share, most_db", [(0.1, 0.35), (0.2, 1.25)])
+def test_what_the_wide_front_end_adds_to_the_noise(share, most_db):
+    """On average over the carriers of a signal that is as far away as is looked for; it comes in again beyond half of the rate."""
+    taps = np.array(wide_front_end(share).taps())
+
+    def gain(frequency):
+        return np.abs(np.exp(-1j * np.pi * np.outer(frequency, np.arange(len(taps)))) @ taps) ** 2
+
+    signal = share + BANDWIDTH * np.linspace(-0.5, 0.5, 801)
+    # Of the other place, one sample rate away, there is noise alone.
+    noise = gain(signal) + gain(signal - np.where(signal > 0, 1, -1))
+    added_db = 10 * np.log10(np.mean(noise / gain(signal)))
+    assert 0 < added_db < most_db
+
+
 def test_how_far_is_looked_by_default():
     """20 ppm of a device's frequency; as ever where that is less, or there is no oscillator."""
     assert max_offset(Radio("uhd", frequency=2.45e9, sample_rate=250e3)) == pytest.approx(49e3 / 250e3)

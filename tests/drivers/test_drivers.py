@@ -87,7 +87,7 @@ def free_port():
 
 
 def test_images_cross_soapyremote(run, module, images, tmp_path):
-    """All but the last: when the transmitter closes its stream, SoapyRemote throws away what the server has not sent yet."""
+    """All but the last, which is lost now and then when the transmitter ends; why is not known."""
     port, stub = free_port(), tmp_path / "no_avahi.so"
     subprocess.run(["gcc", "-shared", "-fPIC", DRIVERS / "no_avahi.c", "-o", stub], check=True)
     environment = os.environ | {"SOAPY_SDR_PLUGIN_PATH": str(module), "LD_PRELOAD": str(stub)}

@@ -32,6 +32,12 @@ def test_carrier_to_noise_is_measured_whatever_the_offset(snr_db, error_db, offs
     assert found == pytest.approx([expected] * 5, abs=error_db + (0.15 if offset else 0))
 
 
+@pytest.mark.parametrize("snr_db, most_db", [(0, 0.2), (-10, 1.0)])
+def test_carrier_to_noise_varies_little_from_chirp_to_chirp(snr_db, most_db):
+    found = [carrier_to_noise_db(received(snr_db, seed=seed), LENGTH, RATE) for seed in range(60)]
+    assert np.std(found) < most_db
+
+
 def test_an_echo_adds_its_power():
     found = carrier_to_noise_db(received(10, echo=0.5j), LENGTH, RATE)
     assert found == pytest.approx(10 + 10 * math.log10(1.25 * BANDWIDTH * RATE), abs=0.3)
